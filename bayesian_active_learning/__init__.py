@@ -1,0 +1,40 @@
+"""Deep Bayesian active learning in JAX and Haiku.
+
+Nothing is imported until it is used: ``import bayesian_active_learning`` touches
+no device, and the scores alone need neither data sets nor plotting.
+"""
+
+import importlib as _importlib
+from typing import Any as _Any
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "acquisition_functions",
+    "data_utils",
+    "experiment",
+    "history",
+    "hoisting",
+    "inference",
+    "losses",
+    "metrics",
+    "models",
+    "oracle",
+    "plotting",
+    "training",
+    "tuning",
+    "types",
+    "utils",
+)
+
+__all__ = ["__version__", *_SUBMODULES]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _SUBMODULES:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
