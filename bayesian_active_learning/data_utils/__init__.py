@@ -1,0 +1,47 @@
+"""Data sets, one loader per source, and the sets of rows they are split into."""
+
+from bayesian_active_learning.data_utils.dataset import (
+    DataError,
+    Dataset,
+    ScaledSource,
+    canonical_order,
+    content_hash,
+    standardise,
+)
+from bayesian_active_learning.data_utils.digits import load_digits
+from bayesian_active_learning.data_utils.download import download_idx
+from bayesian_active_learning.data_utils.idx import load_idx, parse_idx
+from bayesian_active_learning.data_utils.load import DATASETS, load_dataset
+from bayesian_active_learning.data_utils.npz import from_arrays, load_npz
+from bayesian_active_learning.data_utils.splits import (
+    Splits,
+    load_splits,
+    make_splits,
+    pool_subset,
+    save_splits,
+)
+from bayesian_active_learning.data_utils.tfds import load_tfds, prepare_tfds
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "ScaledSource",
+    "Splits",
+    "canonical_order",
+    "content_hash",
+    "download_idx",
+    "from_arrays",
+    "load_dataset",
+    "load_digits",
+    "load_idx",
+    "load_npz",
+    "load_splits",
+    "load_tfds",
+    "make_splits",
+    "parse_idx",
+    "pool_subset",
+    "prepare_tfds",
+    "save_splits",
+    "standardise",
+]

@@ -1,0 +1,228 @@
+"""The one record for data: inputs by row, labels, canonical order, content hash."""
+
+import dataclasses
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayesian_active_learning.types import Source
+
+_CHUNK = 4096  # rows looked at together, so that memory maps are never read whole
+
+
+class DataError(ValueError):
+    """Data that is missing, damaged or not what it claims to be; names the file."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScaledSource:
+    """Inputs kept as they came (uint8, a memory map), scaled where they are read.
+
+    `source[rows]` is float32: `(base[rows] / divisor - mean) / std`. `rows` is anything
+    that NumPy indexes the first axis with. `mean` and `std` have one entry per channel
+    (last axis) or are None.
+    """
+
+    base: Any  # [N, H, W, C] or [N, D]
+    divisor: float = 1.0
+    mean: np.ndarray | None = None  # [C] float32
+    std: np.ndarray | None = None  # [C] float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.base.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        if not isinstance(rows, slice | int):
+            rows = np.asarray(rows)
+        values = np.array(self.base[rows], dtype=np.float32)  # a copy, never a view of the base
+        if self.divisor != 1.0:
+            values /= np.float32(self.divisor)
+        if self.mean is not None:
+            values -= self.mean
+        if self.std is not None:
+            values /= self.std
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("a ScaledSource is computed when read; it cannot avoid the copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class Dataset(NamedTuple):
+    """A data set in its one canonical order; a row means the same example for ever.
+
+    Labels are here for oracles and for evaluation; training gets them from an oracle.
+    """
+
+    images: Source  # float32 [N, H, W, C] (or [N, D] features) on images[rows]
+    labels: np.ndarray  # [N] int32
+    num_classes: int
+    name: str
+    content_hash: str  # sha256 of the decoded arrays, see `content_hash`
+    scaling: str  # what was done to the inputs, in words
+    train_rows: np.ndarray  # int32, the pool, initial and validation rows come from here
+    test_rows: np.ndarray  # int32
+
+
+def row_digests(inputs: Any, labels: np.ndarray) -> np.ndarray:
+    """`[N, 2]` uint64: the first 16 bytes of blake2b over each example's bytes and label.
+
+    Depends on values and dtype only, not on where or in which order they were stored.
+    """
+    digests = bytearray()
+    little_labels = np.asarray(labels).astype("<i4")
+    for start in range(0, len(little_labels), _CHUNK):
+        chunk = _bytes_of_rows(inputs[start : start + _CHUNK])
+        for row, label in zip(chunk, little_labels[start : start + _CHUNK]):
+            digest = hashlib.blake2b(row.tobytes(), digest_size=16)
+            digest.update(label.tobytes())
+            digests += digest.digest()
+    return np.frombuffer(bytes(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def canonical_order(inputs: Any, labels: np.ndarray) -> np.ndarray:
+    """The permutation `[N]` that puts examples into canonical order.
+
+    Canonical order is ascending order of `row_digests`: the original files and
+    tensorflow-datasets store MNIST in different orders, and both end up in this one.
+    Arrays kept in the order of the original files, such as precomputed features, are
+    brought in line by `features[canonical_order(images, labels)]`, part by part.
+    """
+    digests = row_digests(inputs, labels)
+    return np.lexsort((digests[:, 1], digests[:, 0]))
+
+
+def content_hash(
+    inputs: Any, labels: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray
+) -> str:
+    """sha256 (hex) of inputs as stored, labels, and which rows are for training and test.
+
+    Decoded arrays are hashed, never files: compression and record layout do not count.
+    """
+    digest = hashlib.sha256()
+    dtype = np.dtype(inputs.dtype).newbyteorder("<")
+    digest.update(f"bayesian_active_learning data 1 {dtype.str} {tuple(inputs.shape)}\n".encode())
+    for start in range(0, inputs.shape[0], _CHUNK):
+        digest.update(_bytes_of_rows(inputs[start : start + _CHUNK]).tobytes())
+    for array in (labels, train_rows, test_rows):
+        digest.update(f"{len(array)}\n".encode())
+        digest.update(np.asarray(array).astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _bytes_of_rows(chunk: Any) -> np.ndarray:
+    """`[n, bytes per row]` uint8, little-endian."""
+    array = np.asarray(chunk)
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return array.reshape(len(array), -1).view(np.uint8)
+
+
+def from_two_parts(
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    num_classes: int,
+    divisor: float,
+    scaling: str,
+    sort: bool,
+) -> Dataset:
+    """A `Dataset` from `(inputs, labels)` of training and test: train rows come first.
+
+    `sort` puts each part into `canonical_order`; otherwise the given order is kept.
+    """
+    parts = []
+    for inputs, labels in (train, test):
+        if sort:
+            order = canonical_order(inputs, labels)
+            inputs, labels = inputs[order], labels[order]
+        parts.append((inputs, np.asarray(labels, np.int32)))
+    inputs = np.concatenate([parts[0][0], parts[1][0]])
+    labels = np.concatenate([parts[0][1], parts[1][1]])
+    train_rows = np.arange(len(parts[0][1]), dtype=np.int32)
+    test_rows = np.arange(len(train_rows), len(labels), dtype=np.int32)
+    return Dataset(
+        images=ScaledSource(inputs, divisor),
+        labels=labels,
+        num_classes=num_classes,
+        name=name,
+        content_hash=content_hash(inputs, labels, train_rows, test_rows),
+        scaling=scaling,
+        train_rows=train_rows,
+        test_rows=test_rows,
+    )
+
+
+def stratified_test(labels: np.ndarray, digests: np.ndarray, fraction: float) -> np.ndarray:
+    """`[N]` bool, True = test: of each class the last `round(fraction * n)` by digest.
+
+    Fixed by the content alone; no seed, no dependence on the order of the rows.
+    """
+    test = np.zeros(len(labels), bool)
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        count = round(fraction * len(members))
+        test[members[len(members) - count :]] = True
+    return test
+
+
+def standardise(dataset: Dataset, rows: Any) -> Dataset:
+    """The same data with inputs shifted and scaled to mean 0, deviation 1 over `rows`.
+
+    One mean and deviation per channel (last axis), over the pixels of these rows and
+    no others; of [N, D] features one per feature. Constant channels keep deviation 1.
+    An earlier standardisation is replaced, and the content hash stays: it is of the
+    inputs before scaling.
+
+    Raises:
+      ValueError: no rows, rows out of range, or inputs that are not a `ScaledSource`.
+    """
+    source = dataset.images
+    if not isinstance(source, ScaledSource):
+        raise ValueError(
+            f"standardise needs a dataset whose images are a ScaledSource, "
+            f"got {type(source).__name__}; wrap the array: ScaledSource(array)"
+        )
+    rows = np.unique(np.asarray(rows))
+    if rows.size == 0:
+        raise ValueError("standardise needs at least one row to take the mean and deviation from")
+    if rows.dtype.kind not in "iu":
+        raise ValueError(f"rows must be integers, got {rows.dtype}")
+    if rows[0] < 0 or rows[-1] >= len(source):
+        raise ValueError(
+            f"rows must lie in 0..{len(source) - 1}, got {int(rows[0])}..{int(rows[-1])}"
+        )
+    plain = ScaledSource(source.base, source.divisor)
+    mean, variance = _moments(plain, rows)
+    std = np.sqrt(variance)
+    std[std == 0] = 1.0
+    scaled = dataclasses.replace(plain, mean=mean.astype(np.float32), std=std.astype(np.float32))
+    first = dataset.scaling.split("; then (x - mean) / std")[0]
+    words = f"mean {mean[0]:.6g}, std {std[0]:.6g}" if mean.size == 1 else f"{mean.size} channels"
+    scaling = f"{first}; then (x - mean) / std of {len(rows)} rows ({words})"
+    return dataset._replace(images=scaled, scaling=scaling)
+
+
+def _moments(source: ScaledSource, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance `[C]` over all axes but the last, in float64, in two passes."""
+    channels = source.shape[-1]
+    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+
+    def read(chunk: np.ndarray) -> np.ndarray:
+        return source[chunk].astype(np.float64).reshape(-1, channels)
+
+    count = len(rows) * int(np.prod(source.shape[1:-1]))
+    mean = np.sum([read(chunk).sum(axis=0) for chunk in chunks], axis=0) / count
+    squares = [((read(chunk) - mean) ** 2).sum(axis=0) for chunk in chunks]
+    return mean, np.sum(squares, axis=0) / count

@@ -1,0 +1,33 @@
+"""Fixtures about data: the real MNIST where it is at hand, and a place without any."""
+
+import os
+import pathlib
+
+import pytest
+
+_FILE = "train-images-idx3-ubyte.gz"
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> pathlib.Path:
+    """The folder of the four original MNIST files; skips where there is none."""
+    repository = pathlib.Path(__file__).resolve().parent.parent
+    roots = [repository.parent / "shared" / "data"]
+    if os.environ.get("BAL_DATA_DIR"):
+        roots.insert(0, pathlib.Path(os.environ["BAL_DATA_DIR"]))
+    for root in roots:
+        for folder in (root, root / "mnist"):
+            if (folder / _FILE).exists():
+                return folder
+    pytest.skip("needs the original MNIST files: set BAL_DATA_DIR to their folder")
+
+
+@pytest.fixture
+def no_data(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """No MNIST anywhere, and no network asked: empty TFDS folder and cache, both in the
+    returned folder."""
+    monkeypatch.delenv("BAL_DATA_DIR", raising=False)
+    monkeypatch.setenv("BAL_OFFLINE", "1")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
