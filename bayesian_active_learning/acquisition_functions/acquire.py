@@ -1,0 +1,108 @@
+"""From a strategy's positions to rows: the one place where that happens, and is checked.
+
+`top_k` and `argmax` rank NaN first and out-of-range indexing is silent in JAX, so these
+checks are eager, on the host.
+"""
+
+import numpy as np
+
+from bayesian_active_learning.types import ArrayLike, Candidates, Selection
+
+
+def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
+    """The rows that `selection` picked: valid ones only, best first.
+
+    Args:
+      selection: what a strategy returned, `[B]` each.
+      candidates: what it chose from, rows and mask `[N]`, scores `[N]` or None.
+
+    Returns:
+      int32 rows, at most B.
+
+    Raises:
+      ValueError: a NaN or infinite score among the candidates or the picks (naming the
+        rows), positions out of range, masked out or picked twice, or shapes that differ.
+    """
+    rows = np.asarray(candidates.rows)
+    mask = np.asarray(candidates.mask, bool)
+    if rows.ndim != 1 or mask.shape != rows.shape:
+        raise ValueError(
+            f"expected candidate rows and mask of one shape [N], got {list(rows.shape)} and "
+            f"{list(mask.shape)}"
+        )
+    if candidates.scores is not None:
+        candidate_scores = np.asarray(candidates.scores)
+        if candidate_scores.shape != rows.shape:
+            raise ValueError(
+                f"expected one score for each of {len(rows)} candidates, got shape "
+                f"{list(candidate_scores.shape)}"
+            )
+        _refuse_not_finite(candidate_scores[mask], rows[mask])
+
+    fields = {name: np.asarray(value) for name, value in selection._asdict().items()}
+    shapes = {name: list(value.shape) for name, value in fields.items()}
+    if fields["valid"].ndim != 1 or len({tuple(shape) for shape in shapes.values()}) > 1:
+        raise ValueError(f"expected a selection with fields of one shape [B], got {shapes}")
+    valid = fields["valid"].astype(bool)
+    positions = fields["positions"][valid]
+    outside = positions[(positions < 0) | (positions >= len(rows))]
+    if outside.size:
+        raise ValueError(
+            f"selected positions {_some(outside)} are outside the {len(rows)} candidates; "
+            "a strategy returns positions in the candidate arrays, not rows"
+        )
+    picked = rows[positions]
+    masked = ~mask[positions]
+    if masked.any():
+        raise ValueError(f"selected rows {_some(picked[masked])} are masked out (padding)")
+    values, counts = np.unique(picked, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"rows {_some(values[counts > 1])} were selected more than once")
+    _refuse_not_finite(fields["scores"][valid], picked)
+    return picked.astype(np.int32)
+
+
+def check_log_probs(log_probs: ArrayLike, rows: ArrayLike | None = None) -> None:
+    """Eagerly refuses what no score can make sense of, naming the rows.
+
+    Catches the common slips: logits or probabilities instead of log-probabilities, a
+    missing sample axis, NaN. -inf is a valid log-probability. Reads all `[N, K, C]`
+    values on the host, so use it on what a person hands in, not in a loop.
+
+    Args:
+      log_probs: `[N, K, C]`.
+      rows: `[N]` names for the messages; positions where None.
+
+    Raises:
+      ValueError: not `[N, K, C]`, NaN or +inf, or not normalised to 1 within 1e-3.
+    """
+    values = np.asarray(log_probs)
+    if values.ndim != 3 or 0 in values.shape[1:]:
+        raise ValueError(f"expected log_probs of shape [N, K, C], got {list(values.shape)}")
+    names = np.arange(len(values)) if rows is None else np.asarray(rows)
+    bad = (np.isnan(values) | (values == np.inf)).any(axis=(1, 2))
+    if bad.any():
+        raise ValueError(f"log_probs are NaN or infinite at rows {_some(names[bad])}")
+    with np.errstate(over="ignore"):  # logits may be large: inf is not 1 either
+        sums = np.exp(values.astype(np.float64)).sum(axis=-1)
+    off = (np.abs(sums - 1) > 1e-3).any(axis=1)
+    if off.any():
+        raise ValueError(
+            f"log_probs are not normalised at rows {_some(names[off])}: exp() must sum to 1 "
+            "over the last axis; apply jax.nn.log_softmax to logits, or log to probabilities"
+        )
+
+
+def _refuse_not_finite(scores: np.ndarray, rows: np.ndarray) -> None:
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        raise ValueError(
+            f"the scores of rows {_some(rows[bad])} are NaN or infinite ({scores[bad][0]}); "
+            "check those inputs and the model's predictions for them"
+        )
+
+
+def _some(values: np.ndarray, limit: int = 5) -> str:
+    """The first few values, and how many more there are."""
+    shown = ", ".join(str(value) for value in values[:limit].tolist())
+    return shown if len(values) <= limit else f"{shown} and {len(values) - limit} more"

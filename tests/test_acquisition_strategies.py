@@ -1,0 +1,464 @@
+"""One list of all strategies x one list of behaviours; then `make_strategy` and `acquire`.
+
+A new strategy joins by its line in STRATEGIES; what it needs comes from `make_candidates`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bayesian_active_learning.acquisition_functions as af
+from bayesian_active_learning.types import Candidates, Key, Selection, Strategy, StrategySpec
+
+N, K, C, D, B = 12, 4, 3, 2, 5
+each_strategy = pytest.mark.parametrize("name", af.STRATEGIES)
+
+
+def make_candidates(
+    strategy: Strategy,
+    seed: int = 0,
+    n: int = N,
+    mask: Any = None,
+    num_samples: int = K,
+    num_classes: int = C,
+) -> Candidates:
+    """Candidates whose rows are not their positions, with just what `strategy` needs."""
+    generator = np.random.default_rng(seed)
+    logits = 3 * generator.normal(size=(n, num_samples, num_classes)).astype(np.float32)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    fields = {
+        "scores": None
+        if strategy.score is None
+        else np.asarray(jax.jit(strategy.score)(log_probs)),
+        "log_probs": log_probs,
+        "features": generator.normal(size=(n, D)).astype(np.float32),
+        "labelled_features": generator.normal(size=(3, D)).astype(np.float32),
+        "labelled_mask": np.ones(3, bool),
+        "labelled_labels": np.arange(3) % num_classes,
+        "target_log_probs": log_probs[:2],
+    }
+    return Candidates(
+        rows=(1000 + generator.permutation(3 * n)[:n]).astype(np.int32),
+        mask=np.ones(n, bool) if mask is None else np.asarray(mask),
+        **{need: fields[need] for need in strategy.needs},
+    )
+
+
+def permuted(candidates: Candidates, order: np.ndarray) -> Candidates:
+    """The same pool in another order."""
+    pool_fields = ("rows", "mask", "scores", "log_probs", "features")
+    changed = {
+        field: np.asarray(value)[order]
+        for field in pool_fields
+        if (value := getattr(candidates, field)) is not None
+    }
+    return candidates._replace(**changed)
+
+
+def select(strategy: Strategy, candidates: Candidates, batch_size: int = B, seed: int = 0) -> Any:
+    return strategy.select(jax.random.key(seed), candidates, batch_size=batch_size)
+
+
+@each_strategy
+def test_record_is_complete(name: str) -> None:
+    spec = af.STRATEGIES[name]
+    strategy = af.make_strategy(name)
+    assert spec.summary and spec.paper
+    assert strategy.needs <= set(Candidates._fields) - {"rows", "mask"}
+    assert ("scores" in strategy.needs) == (strategy.score is not None)
+
+
+@each_strategy
+def test_picks_are_distinct_masked_in_and_best_first(name: str) -> None:
+    strategy = af.make_strategy(name)
+    mask = np.arange(N) % 3 != 0
+    candidates = make_candidates(strategy, mask=mask)
+    selection = select(strategy, candidates)
+    assert [np.asarray(field).shape for field in selection] == [(B,)] * 4
+    assert selection.positions.dtype == jnp.int32
+    assert np.asarray(selection.valid).all()
+    assert not np.asarray(selection.filler).any()
+    assert mask[np.asarray(selection.positions)].all()
+    assert (np.diff(selection.scores) <= 0).all()
+    rows = af.acquire(selection, candidates)
+    assert rows.dtype == np.int32
+    assert len(set(rows.tolist())) == B
+    np.testing.assert_array_equal(rows, np.asarray(candidates.rows)[selection.positions])
+
+
+@each_strategy
+def test_masked_out_is_never_picked_whatever_its_score(name: str) -> None:
+    strategy = af.make_strategy(name)
+    for bad in (np.nan, np.inf, 1e30):
+        candidates = make_candidates(strategy, mask=np.arange(N) % 2 == 0)
+        if candidates.scores is not None:
+            scores = np.where(candidates.mask, candidates.scores, bad)
+            candidates = candidates._replace(scores=scores.astype(np.float32))
+        rows = af.acquire(select(strategy, candidates, 6), candidates)
+        assert set(rows.tolist()) == set(np.asarray(candidates.rows)[::2].tolist())
+
+
+@each_strategy
+@pytest.mark.parametrize("batch_size", [1, 4, 5, N, N + 7])
+@pytest.mark.parametrize("num_left", [0, 1, 4, N])
+def test_fewer_candidates_than_asked_for(name: str, batch_size: int, num_left: int) -> None:
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy, mask=np.arange(N) >= N - num_left)
+    selection = select(strategy, candidates, batch_size)
+    count = min(batch_size, num_left)
+    assert np.asarray(selection.valid).tolist() == [True] * count + [False] * (batch_size - count)
+    assert np.asarray(selection.positions)[count:].tolist() == [-1] * (batch_size - count)
+    assert not np.asarray(selection.filler).any()
+    assert len(af.acquire(selection, candidates)) == count
+
+
+@each_strategy
+@pytest.mark.parametrize("n", [0, 1])
+def test_tiny_pools(name: str, n: int) -> None:
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy, n=n)
+    assert len(af.acquire(select(strategy, candidates, 3), candidates)) == n
+
+
+@each_strategy
+@pytest.mark.parametrize(("num_samples", "num_classes"), [(1, 3), (3, 2), (2, 1000)])
+def test_other_sizes(name: str, num_samples: int, num_classes: int) -> None:
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy, num_samples=num_samples, num_classes=num_classes)
+    assert len(af.acquire(select(strategy, candidates), candidates)) == B
+
+
+@each_strategy
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_deterministic_in_the_key(name: str, make_key: Any) -> None:
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy)
+    first, second = (
+        strategy.select(make_key(3), candidates, batch_size=B).positions for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+@each_strategy
+def test_jit_equals_eager_and_compiles_once_over_rounds(name: str) -> None:
+    strategy = af.make_strategy(name)
+    if strategy.host:
+        pytest.skip("runs on the host")
+    traces = []
+
+    def counted(key: Key, candidates: Candidates, *, batch_size: int) -> Selection:
+        traces.append(1)
+        return strategy.select(key, candidates, batch_size=batch_size)
+
+    compiled = jax.jit(counted, static_argnames="batch_size")
+    for seed in range(4):
+        candidates = make_candidates(strategy, seed, mask=np.arange(N) >= 3 * seed)
+        ours = compiled(jax.random.key(seed), candidates, batch_size=B)
+        theirs = select(strategy, candidates, seed=seed)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert len(traces) == 1
+
+
+@each_strategy
+def test_permuting_the_pool_permutes_the_picks(name: str) -> None:
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy, mask=np.arange(N) != 5)
+    if strategy.score is not None:  # without ties, and in the same bits
+        candidates = candidates._replace(
+            scores=np.random.default_rng(0).permutation(N).astype(np.float32)
+        )
+    order = np.random.default_rng(1).permutation(N)
+    shuffled = permuted(candidates, order)
+    np.testing.assert_array_equal(
+        af.acquire(select(strategy, candidates), candidates),
+        af.acquire(select(strategy, shuffled), shuffled),
+    )
+
+
+@each_strategy
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_bad_scores_are_refused_with_their_row(name: str, bad: float) -> None:
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy)
+    if candidates.scores is None:
+        pytest.skip("reads no scores")
+    scores = np.array(candidates.scores)
+    scores[7] = bad
+    candidates = candidates._replace(scores=scores)
+    selection = select(strategy, candidates)
+    message = f"rows {np.asarray(candidates.rows)[7]} are NaN or infinite"
+    with pytest.raises(ValueError, match=message):
+        af.acquire(selection, candidates)
+    if bad != -np.inf:  # ranked first, so that even without the candidates' scores it shows
+        with pytest.raises(ValueError, match=message):
+            af.acquire(selection, candidates._replace(scores=None))
+
+
+@each_strategy
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batch_size_must_be_positive(name: str, batch_size: int) -> None:
+    strategy = af.make_strategy(name)
+    with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+        select(strategy, make_candidates(strategy), batch_size)
+
+
+@each_strategy
+def test_works_in_float64(name: str) -> None:
+    with jax.enable_x64(True):
+        strategy = af.make_strategy(name)
+        candidates = make_candidates(strategy)
+        selection = select(strategy, candidates)
+        assert selection.positions.dtype == jnp.int32
+        assert len(af.acquire(selection, candidates)) == B
+
+
+def scored(scores: Any, mask: Any = None) -> Candidates:
+    n = len(scores)
+    return Candidates(
+        rows=np.arange(100, 100 + n, dtype=np.int32),
+        mask=np.ones(n, bool) if mask is None else np.asarray(mask),
+        scores=np.asarray(scores, np.float32),
+    )
+
+
+def test_top_k_by_hand() -> None:
+    candidates = scored([0.1, 0.9, 0.5, 0.9, 0.7], mask=[True, True, True, True, False])
+    selection = af.select_top(jax.random.key(0), candidates, batch_size=3)
+    assert np.asarray(selection.positions).tolist() == [1, 3, 2]  # the tie: lower position first
+    np.testing.assert_allclose(selection.scores, [0.9, 0.9, 0.5])
+    assert af.acquire(selection, candidates).tolist() == [101, 103, 102]
+
+
+def test_top_k_takes_minus_zero_for_zero() -> None:
+    candidates = scored([-0.0, 0.0, -0.0, 0.0])
+    for function in (
+        af.select_top,
+        jax.jit(af.select_top, static_argnames="batch_size"),
+    ):
+        selection = function(jax.random.key(0), candidates, batch_size=4)
+        assert np.asarray(selection.positions).tolist() == [0, 1, 2, 3]
+
+
+def test_top_k_prefers_the_worst_candidate_to_padding() -> None:
+    candidates = scored([0.0, -np.inf, -3e38], mask=[False, True, True])
+    selection = af.select_top(jax.random.key(0), candidates, batch_size=2)
+    assert sorted(np.asarray(selection.positions).tolist()) == [1, 2]
+    assert np.asarray(selection.valid).all()
+
+
+def test_top_k_without_scores_says_so() -> None:
+    candidates = scored([0.0])._replace(scores=None)
+    with pytest.raises(ValueError, match=r"needs Candidates.scores \[N\], got None"):
+        af.select_top(jax.random.key(0), candidates, batch_size=1)
+
+
+def test_shapes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one shape \[N\], got mask \[3\] beside \[2\]"):
+        af.select_top(jax.random.key(0), scored([1, 2], mask=[True] * 3), batch_size=1)
+
+
+def test_score_strategies_share_one_select() -> None:
+    """So that comparing functions compiles the selection once."""
+    assert af.make_strategy("bald").select is af.make_strategy("mean_std").select
+    assert af.make_strategy("bald").score is af.bald
+
+
+def test_random_is_uniform_over_sets_and_depends_on_the_key() -> None:
+    candidates = scored(np.zeros(5), mask=[True, True, False, True, True])
+    keys = jax.random.split(jax.random.key(0), 3000)
+    strategy = af.make_strategy("random")
+    picks = jax.vmap(lambda key: strategy.select(key, candidates, batch_size=2).positions)(keys)
+    first, second = np.asarray(picks).T
+    counts = np.array([[np.sum((first == i) & (second == j)) for j in range(5)] for i in range(5)])
+    assert counts[2].sum() == counts[:, 2].sum() == np.trace(counts) == 0
+    observed = counts[counts > 0]
+    assert len(observed) == 12  # ordered pairs of the 4 candidates, 250 each expected
+    chi_square = np.sum((observed - 250) ** 2 / 250)
+    assert chi_square < 31.3  # 11 degrees of freedom, one in a thousand
+
+
+def test_random_noise_goes_with_the_row_not_the_position() -> None:
+    strategy = af.make_strategy("random")
+    rows = np.arange(2_000, dtype=np.int32)
+    forward = Candidates(rows=rows, mask=np.ones(len(rows), bool))
+    backward = forward._replace(rows=rows[::-1])
+    smaller = Candidates(rows=rows[:50], mask=np.ones(50, bool))
+    first, second = select(strategy, forward, 100), select(strategy, backward, 100)
+    np.testing.assert_array_equal(
+        af.acquire(first, forward), rows[::-1][np.asarray(second.positions)]
+    )
+    few, all_rows = select(strategy, smaller, 50), select(strategy, forward, len(rows))
+    noise = np.zeros(len(rows), np.float32)
+    noise[np.asarray(all_rows.positions)] = all_rows.scores
+    np.testing.assert_array_equal(few.scores, noise[np.asarray(few.positions)])
+    assert 0 <= noise.min() < 0.01 and 0.99 < noise.max() <= 1
+
+
+# make_strategy
+
+
+def make_tempered(
+    *, beta: float = 1.0, score: str = "bald", steps: int = 3, exact: bool = False, cap: Any = None
+) -> Strategy:
+    """Options of every kind; carries them in a score that can be looked at."""
+    options = {"beta": beta, "score": score, "steps": steps, "exact": exact, "cap": cap}
+    strategy = af.top_k(lambda log_probs: options)  # type: ignore[arg-type, return-value]
+    return strategy
+
+
+def make_demanding(*, size: int) -> Strategy:
+    return af.random()
+
+
+TABLE = {
+    **af.STRATEGIES,
+    "tempered": StrategySpec(make_tempered, "for tests", "none"),
+    "demanding": StrategySpec(make_demanding, "for tests", "none"),
+}
+
+
+def options_of(spec: str) -> Any:
+    score: Any = af.make_strategy(spec, TABLE).score
+    return score(None)
+
+
+def test_options_are_read_as_the_type_of_their_default() -> None:
+    defaults = {"beta": 1.0, "score": "bald", "steps": 3, "exact": False, "cap": None}
+    assert options_of("tempered") == defaults
+    assert options_of("tempered:beta=8,score=margin , exact=TRUE") == {
+        **defaults,
+        "beta": 8.0,
+        "score": "margin",
+        "exact": True,
+    }
+    assert isinstance(options_of("tempered:beta=8")["beta"], float)
+    assert options_of("tempered:cap=1e-3")["cap"] == 1e-3
+    assert options_of("tempered:cap=2")["cap"] == 2
+    assert options_of("tempered:cap=auto")["cap"] == "auto"
+
+
+def test_equal_specs_give_the_same_object() -> None:
+    assert af.make_strategy("bald") is af.make_strategy("bald")
+    assert af.make_strategy("bald") is not af.make_strategy("max_entropy")
+    spelt = ["tempered:beta=2,steps=4", "tempered:steps=4,beta=2.0", "tempered:steps=4,beta=2e0"]
+    assert len({id(af.make_strategy(spec, TABLE)) for spec in spelt}) == 1
+    assert af.make_strategy("tempered", TABLE) is af.make_strategy("tempered:beta=1", TABLE)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bold", "unknown acquisition function 'bold'; known: bald, max_entropy, .*random"),
+        ("", "unknown acquisition function ''; known: bald"),
+        ("bald:beta=1", "unknown option 'beta' of 'bald'; it has none"),
+        ("tempered:gamma=1", "unknown option of 'tempered': 'gamma'; known: beta, score, steps"),
+        ("tempered:beta", "cannot read 'tempered:beta': expected tempered or tempered:key=value"),
+        ("tempered:", "cannot read 'tempered:'"),
+        ("tempered:beta=", "cannot read"),
+        ("tempered:beta=1,", "cannot read"),
+        ("tempered:beta=1,beta=2", "option 'beta' of 'tempered' is given twice"),
+        ("tempered:beta=large", "option 'beta' of 'tempered' must be of type float, got 'large'"),
+        ("tempered:steps=1.5", "option 'steps' of 'tempered' must be of type int, got '1.5'"),
+        ("tempered:exact=1", "option 'exact' of 'tempered' must be true or false, got '1'"),
+        ("demanding", "'demanding' needs size=..."),
+    ],
+)
+def test_refused_specs(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        af.make_strategy(spec, TABLE)
+
+
+def test_required_option_given() -> None:
+    assert af.make_strategy("demanding:size=3", TABLE).needs == frozenset()
+
+
+# acquire
+
+
+def selection_of(positions: Any, valid: Any = None, scores: Any = None) -> Selection:
+    n = len(positions)
+    return Selection(
+        positions=np.asarray(positions, np.int32),
+        scores=np.zeros(n, np.float32) if scores is None else np.asarray(scores, np.float32),
+        valid=np.ones(n, bool) if valid is None else np.asarray(valid),
+        filler=np.zeros(n, bool),
+    )
+
+
+def test_acquire_returns_rows_of_valid_picks_in_order() -> None:
+    rows = af.acquire(selection_of([2, 0, -1], [True, True, False]), scored([1, 2, 3]))
+    assert rows.tolist() == [102, 100]
+    assert af.acquire(selection_of([-1], [False]), scored([1])).tolist() == []
+
+
+CANDIDATES = scored([1, 2, 3, 4], mask=[True, True, True, False])
+
+
+@pytest.mark.parametrize(
+    ("selection", "candidates", "message"),
+    [
+        (selection_of([0, 4]), CANDIDATES, "positions 4 are outside the 4 candidates"),
+        (selection_of([102, -1]), CANDIDATES, "positions 102, -1 are outside .* not rows"),
+        (selection_of([3]), CANDIDATES, r"rows 103 are masked out \(padding\)"),
+        (selection_of([1, 0, 1]), CANDIDATES, "rows 101 were selected more than once"),
+        (
+            selection_of([0, 1]),
+            CANDIDATES._replace(rows=np.zeros(4, np.int32)),
+            "rows 0 were selected more than once",
+        ),
+        (selection_of([0], scores=[np.nan]), CANDIDATES, r"rows 100 are NaN or infinite \(nan\)"),
+        (selection_of([0], scores=[-np.inf]), CANDIDATES, "rows 100 are NaN or infinite"),
+        (selection_of([0]), scored([1, np.inf]), r"rows 101 are NaN or infinite \(inf\)"),
+        (selection_of([0]), scored([1] + [np.nan] * 9), "rows 101, .* 105 and 4 more are NaN"),
+        (
+            selection_of([0])._replace(valid=np.ones(2, bool)),
+            CANDIDATES,
+            r"fields of one shape \[B\], got .*'valid': \[2\]",
+        ),
+        (
+            selection_of([0]),
+            CANDIDATES._replace(scores=np.zeros(3)),
+            r"one score for each of 4 candidates, got shape \[3\]",
+        ),
+        (
+            selection_of([0]),
+            CANDIDATES._replace(mask=np.ones(3, bool)),
+            r"rows and mask of one shape \[N\], got \[4\] and \[3\]",
+        ),
+    ],
+)
+def test_acquire_refuses(selection: Selection, candidates: Candidates, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        af.acquire(selection, candidates)
+
+
+def test_acquire_ignores_bad_scores_of_padding() -> None:
+    candidates = scored([1, np.nan], mask=[True, False])
+    assert af.acquire(selection_of([0]), candidates).tolist() == [100]
+
+
+# check_log_probs
+
+
+def test_check_log_probs_accepts_what_scores_accept() -> None:
+    with np.errstate(divide="ignore"):
+        af.check_log_probs(np.log(np.eye(3, dtype=np.float32))[None])
+    af.check_log_probs(jax.nn.log_softmax(1e4 * jax.random.normal(jax.random.key(0), (2, 3, 1000))))
+
+
+@pytest.mark.parametrize(
+    ("log_probs", "message"),
+    [
+        (np.zeros((2, 3)), r"expected log_probs of shape \[N, K, C\], got \[2, 3\]"),
+        (np.full((2, 3, 4), 0.25), "not normalised at rows 50, 51: .*log_softmax to logits"),
+        (np.full((2, 3, 4), 1e4), "not normalised at rows 50, 51"),
+        (np.full((2, 3, 4), -np.inf), "not normalised at rows 50, 51"),
+        (np.full((2, 3, 4), np.nan), "NaN or infinite at rows 50, 51"),
+    ],
+)
+def test_check_log_probs_refuses(log_probs: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        af.check_log_probs(log_probs, rows=np.array([50, 51]))
