@@ -1,0 +1,70 @@
+"""What a run leaves behind: its directory, its event logs, and how they are read.
+
+RUN/config.json                  identity and environment, written once
+RUN/<function>/<seed>/log.jsonl  one line an event; alone enough to resume
+RUN/<function>/<seed>/clock.jsonl  seconds, which differ from run to run
+"""
+
+from bayesian_active_learning.history.directory import (
+    CLOCK,
+    CONFIG,
+    LOG,
+    Run,
+    cell_directory,
+    default_run_name,
+    list_cells,
+    open_run,
+    read_config,
+)
+from bayesian_active_learning.history.errors import HistoryError, differences
+from bayesian_active_learning.history.export import export_csv, export_xlsx
+from bayesian_active_learning.history.lock import cell_lock
+from bayesian_active_learning.history.log import EventLog, read_events, resume_point
+from bayesian_active_learning.history.machine import environment
+from bayesian_active_learning.history.records import (
+    Curve,
+    History,
+    RoundRecord,
+    curve_from_events,
+    load_history,
+    read_history,
+    round_records,
+    write_history,
+)
+from bayesian_active_learning.history.thresholds import (
+    labels_to_threshold,
+    median_labels_to_threshold,
+    quartiles_labels_to_threshold,
+)
+
+__all__ = [
+    "CLOCK",
+    "CONFIG",
+    "LOG",
+    "Curve",
+    "EventLog",
+    "History",
+    "HistoryError",
+    "RoundRecord",
+    "Run",
+    "cell_directory",
+    "cell_lock",
+    "curve_from_events",
+    "default_run_name",
+    "differences",
+    "environment",
+    "export_csv",
+    "export_xlsx",
+    "labels_to_threshold",
+    "list_cells",
+    "load_history",
+    "median_labels_to_threshold",
+    "open_run",
+    "quartiles_labels_to_threshold",
+    "read_config",
+    "read_events",
+    "read_history",
+    "resume_point",
+    "round_records",
+    "write_history",
+]

@@ -1,0 +1,55 @@
+"""What the bytes of a result depend on besides the run's identity."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+from typing import Any
+
+_PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, processor, threads and flags. Starts JAX's backend.
+
+    XLA:CPU's results change with the number of threads, which is the number of CPUs
+    this process may use, or NPROC where that is set.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "num_devices": jax.device_count(),
+        "cpu_model": _cpu_model(),
+        "num_cpus": _num_cpus(),
+        "nproc": os.environ.get("NPROC", ""),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "enable_x64": bool(jax.config.values["jax_enable_x64"]),
+        "matmul_precision": str(jax.config.values["jax_default_matmul_precision"] or "default"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _num_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
