@@ -1,0 +1,22 @@
+"""Haiku networks behind one record, `Model(init, apply)`."""
+
+from bayesian_active_learning.models.layers import (
+    MODES,
+    ConvolutionParameters,
+    DropoutLinear,
+    convolution,
+    max_pool_2x2,
+)
+from bayesian_active_learning.models.networks import MODELS, convnet, from_haiku, mlp
+
+__all__ = [
+    "MODELS",
+    "MODES",
+    "ConvolutionParameters",
+    "DropoutLinear",
+    "convnet",
+    "convolution",
+    "from_haiku",
+    "max_pool_2x2",
+    "mlp",
+]

@@ -1,0 +1,93 @@
+"""The networks, as Haiku functions `(inputs, mode) -> Outputs`."""
+
+from collections.abc import Callable
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from bayesian_active_learning.models.layers import (
+    MODES,
+    ConvolutionParameters,
+    DropoutLinear,
+    convolution,
+    in_small_batches,
+    max_pool_2x2,
+)
+from bayesian_active_learning.types import Array, Model, Outputs, Variables
+from bayesian_active_learning.utils import check_one_of, check_positive
+
+
+def from_haiku(forward: Callable[[Array, str], Outputs]) -> Model:
+    """A `Model` from a Haiku function `forward(inputs, mode) -> Outputs`.
+
+    `forward` may use parameters, state and `hk.next_rng_key()`. Modes "sample" and
+    "mean" return the state they were given, whatever `forward` does to it.
+    """
+    transformed = hk.transform_with_state(forward)
+
+    def init(key, inputs):
+        return Variables(*transformed.init(key, inputs, "mean"))
+
+    def apply(variables, key, inputs, *, mode):
+        check_one_of("mode", mode, MODES)
+        outputs, state = transformed.apply(variables.params, variables.state, key, inputs, mode)
+        return outputs, state if mode == "train" else variables.state
+
+    return Model(init, apply)
+
+
+def _convolutions(
+    images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array
+) -> Array:
+    hidden = jax.nn.relu(convolution(images, kernel_1) + bias_1)
+    hidden = max_pool_2x2(jax.nn.relu(convolution(hidden, kernel_2) + bias_2))
+    return hidden.reshape(hidden.shape[0], -1)
+
+
+def convnet(num_classes: int = 10) -> Model:
+    """The network of Gal, Islam & Ghahramani (2017), section 5.
+
+    conv 32 4x4 VALID - ReLU - conv 32 4x4 VALID - ReLU - max-pool 2x2 - dropout 0.25 -
+    dense 128 - ReLU - dropout 0.5 - dense C. On 28x28x1 images with ten classes it has
+    513,994 parameters. Takes images `[B, H, W, C]` of at least 8x8.
+    """
+    check_positive(num_classes=num_classes)
+
+    def forward(images: Array, mode: str) -> Outputs:
+        if images.ndim != 4 or min(images.shape[1:3]) < 8:
+            raise ValueError(
+                f"convnet expects images [B, H, W, C] of at least 8x8, got {images.shape}; "
+                "for feature vectors [B, D] use mlp"
+            )
+        parameters = (
+            *ConvolutionParameters(32, 4, name="conv_1")(images.shape[-1]),
+            *ConvolutionParameters(32, 4, name="conv_2")(32),
+        )
+        convolutions = _convolutions if mode == "train" else in_small_batches(_convolutions, 64)
+        hidden = convolutions(images, *parameters)
+        features = jax.nn.relu(DropoutLinear(128, 0.25, name="dense_1")(hidden, mode))
+        return Outputs(DropoutLinear(num_classes, 0.5, name="dense_2")(features, mode), features)
+
+    return from_haiku(forward)
+
+
+def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: float = 0.5) -> Model:
+    """Dense layers with ReLU and dropout `rate` before all but the first, on flattened inputs."""
+    check_positive(num_classes=num_classes)
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must lie in [0, 1), got {rate}")
+
+    def forward(inputs: Array, mode: str) -> Outputs:
+        features = jnp.reshape(inputs, (inputs.shape[0], -1))
+        for index, size in enumerate(hidden_sizes):
+            layer = DropoutLinear(size, rate if index else 0.0, name=f"dense_{index + 1}")
+            features = jax.nn.relu(layer(features, mode))
+        head = DropoutLinear(num_classes, rate if hidden_sizes else 0.0, name="head")
+        return Outputs(head(features, mode), features)
+
+    return from_haiku(forward)
+
+
+MODELS: dict[str, Callable[[int], Model]] = {"convnet": convnet, "mlp": mlp}
+"""Networks by the name they have on the command line; each takes the number of classes."""
