@@ -1,0 +1,188 @@
+"""Stochastic forward passes, streamed over a pool in chunks of one fixed shape.
+
+One posterior sample is one network: the K draws are made once a call and used for
+every input, so results do not depend on the chunk size or on the order of the pool.
+Memory is O(chunk_size * K * C), never O(N * K * C), unless `log_probs` is asked for.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesian_active_learning.hoisting import map_draws
+from bayesian_active_learning.types import (
+    Array,
+    Key,
+    Model,
+    Outputs,
+    Posterior,
+    PyTree,
+    Score,
+    Source,
+    Variables,
+)
+from bayesian_active_learning.utils import check_positive, log_mean_exp, pad_rows
+
+
+def _split_keys(shared: PyTree, key: Key, num_samples: int) -> Array:
+    return jax.random.split(key, num_samples)
+
+
+@functools.lru_cache(maxsize=64)
+def _network(model: Model, mode: str) -> Callable[[PyTree, Array, Array], Outputs]:
+    def apply(variables: Variables, key: Array, inputs: Array) -> Outputs:
+        return model.apply(variables, key if mode == "sample" else None, inputs, mode=mode)[0]
+
+    return apply
+
+
+def mc_dropout(model: Model, variables: Variables) -> Posterior:
+    """Monte Carlo dropout: a draw is a key, a key is one set of dropout masks.
+
+    Gal & Ghahramani (2016), "Dropout as a Bayesian approximation".
+    """
+    return Posterior(_split_keys, _network(model, "sample"), variables)
+
+
+def deterministic(model: Model, variables: Variables) -> Posterior:
+    """One network without dropout; every draw is the same, so ask for one sample."""
+    return Posterior(_split_keys, _network(model, "mean"), variables)
+
+
+@functools.partial(jax.jit, static_argnames=("applies", "reduce"))
+def _chunk(
+    applies: tuple[Callable[..., Outputs], ...],
+    reduce: Callable[..., PyTree],
+    shared: tuple[PyTree, ...],
+    draws: tuple[PyTree, ...],
+    inputs: Array,
+) -> PyTree:
+    def log_probs(apply, common, draw):
+        def network(one_draw, variables, batch):
+            return jax.nn.log_softmax(apply(variables, one_draw, batch).logits)
+
+        return map_draws(network, draw, common, inputs).swapaxes(0, 1)  # [n, K, C]
+
+    return reduce(*(log_probs(*each) for each in zip(applies, shared, draws, strict=True)))
+
+
+_draw = jax.jit(
+    lambda draw, shared, key, num_samples: draw(shared, key, num_samples), static_argnums=(0, 3)
+)
+
+
+def _stream(
+    key: Key,
+    posteriors: Sequence[Posterior],
+    num_samples: Sequence[int],
+    source: Source,
+    rows: np.ndarray,
+    reduce: Callable[..., PyTree],
+    chunk_size: int,
+) -> Iterator[tuple[int, PyTree]]:
+    """Yields (number of rows, `reduce` of their log-probabilities) chunk by chunk."""
+    for samples in num_samples:
+        check_positive(num_samples=samples)
+    check_positive(chunk_size=chunk_size)
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"rows must be a list of integers, got {rows.dtype} {rows.shape}")
+    if rows.size and not (0 <= rows.min() and rows.max() < source.shape[0]):
+        raise ValueError(
+            f"rows must lie in 0..{source.shape[0] - 1}, got {rows.min()}..{rows.max()}"
+        )
+    chunk_size = min(chunk_size, max(1, rows.size))
+    draws = tuple(
+        _draw(posterior.draw, posterior.shared, key, samples)
+        for posterior, samples in zip(posteriors, num_samples, strict=True)
+    )
+    applies = tuple(posterior.apply for posterior in posteriors)
+    shared = tuple(posterior.shared for posterior in posteriors)
+    for start in range(0, rows.size, chunk_size):
+        part = rows[start : start + chunk_size]
+        inputs = jnp.asarray(source[pad_rows(part, chunk_size)])
+        yield len(part), _chunk(applies, reduce, shared, draws, inputs)
+
+
+def _collect(pieces: Iterator[tuple[int, PyTree]]) -> PyTree:
+    parts = [jax.tree.map(lambda x, n=n: np.asarray(x)[:n], value) for n, value in pieces]
+    if not parts:
+        raise ValueError("no rows were given: there is nothing to pass through the network")
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _all_scores(scores: tuple[Score, ...]) -> Callable[[Array], tuple[Array, ...]]:
+    return lambda log_probs: tuple(score(log_probs) for score in scores)
+
+
+def score_pool(
+    key: Key,
+    posterior: Posterior,
+    source: Source,
+    rows: Any,
+    scores: Sequence[Score],
+    *,
+    num_samples: int,
+    chunk_size: int = 500,
+) -> tuple[np.ndarray, ...]:
+    """Scores of the inputs `source[rows]`, one `[N]` array for each score.
+
+    Args:
+      key: consumed.
+      posterior: K networks, see `mc_dropout`.
+      source: inputs by row.
+      rows: `[N]` integers.
+      scores: functions `[n, K, C] -> [n]`, each looking at one input at a time.
+      num_samples: K.
+      chunk_size: inputs in flight; any value gives the same scores within rounding.
+
+    Raises:
+      ValueError: rows out of range or empty, sizes that are not positive.
+    """
+    reduce = _all_scores(tuple(scores))
+    return _collect(_stream(key, [posterior], [num_samples], source, rows, reduce, chunk_size))
+
+
+def _identity(log_probs: Array) -> Array:
+    return log_probs
+
+
+def log_probs(
+    key: Key,
+    posterior: Posterior,
+    source: Source,
+    rows: Any,
+    *,
+    num_samples: int,
+    chunk_size: int = 500,
+) -> np.ndarray:
+    """Dense `[N, K, C]` log-probabilities, for rules that look at several inputs at once."""
+    return _collect(_stream(key, [posterior], [num_samples], source, rows, _identity, chunk_size))
+
+
+def _mean_predictives(*log_probs: Array) -> tuple[Array, ...]:
+    return tuple(log_mean_exp(each, axis=1) for each in log_probs)
+
+
+def predict(
+    key: Key,
+    posteriors: Sequence[Posterior],
+    source: Source,
+    rows: Any,
+    *,
+    num_samples: Sequence[int],
+    chunk_size: int = 500,
+) -> tuple[np.ndarray, ...]:
+    """Mean predictive log-probabilities `[N, C]` under each posterior.
+
+    Posteriors over the same variables share the work they have in common, such as
+    the convolutions of a network seen with and without dropout.
+    """
+    return _collect(
+        _stream(key, posteriors, num_samples, source, rows, _mean_predictives, chunk_size)
+    )
