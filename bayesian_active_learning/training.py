@@ -1,0 +1,252 @@
+"""`fit`: minimise cross-entropy and weight decay over a labelled set that grows.
+
+The labelled set lives in a padded buffer, minibatches are rows of a table of
+indices made on the host, and a block of steps runs in one call over donated
+buffers with the number of steps as data. One compilation therefore serves every
+round, seed and acquisition function that share a model, an optimizer and sizes.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from bayesian_active_learning import losses, metrics
+from bayesian_active_learning.types import (
+    Array,
+    ArrayLike,
+    Key,
+    Model,
+    PyTree,
+    Source,
+    Variables,
+)
+from bayesian_active_learning.utils import check_one_of, check_positive, round_up
+
+MONITORS = ("none", "nll", "accuracy")
+
+
+class FitConfig(NamedTuple):
+    """How to train. Steps are max(min_steps, epochs * N / batch_size), rounded up.
+
+    A minibatch always has `batch_size` examples: each epoch is a new order of the
+    labelled set, and the epochs follow one another without a gap, so every example
+    is seen equally often, also when there are fewer of them than `batch_size`.
+    """
+
+    batch_size: int = 32
+    epochs: float = 50
+    min_steps: int = 400
+    weight_decay: float = 0.5  # c in c / N, see losses.weight_decay_penalty
+    decay_coverage: str = "weights"
+    monitor: str = "none"  # "nll" or "accuracy": early stopping on the validation set
+    patience: int = 5  # checks without a better value before stopping
+    check_every: int = 50  # steps in one compiled block, and between two checks
+
+
+class FitResult(NamedTuple):
+    """What `fit` found. best_step is where `variables` were taken: the last step, or
+    the best one on the validation set when that is monitored."""
+
+    variables: Variables
+    steps: int
+    best_step: int
+    train_loss: float  # mean over the last block, penalty included
+    validation: tuple[tuple[int, float, float], ...]  # (step, nll, accuracy) of each check
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss became NaN or infinite. `step` counts from 0."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(
+            f"training diverged: the loss is {loss} at step {step}; a lower learning rate "
+            "or inputs of ordinary size (standardised) usually help"
+        )
+        self.step, self.loss = step, loss
+
+
+class _Progress(NamedTuple):
+    """What one block hands to the next; donated."""
+
+    params: PyTree
+    state: PyTree
+    optimizer: PyTree
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(
+    model: Model, optimizer: optax.GradientTransformation, coverage: str
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def loss_of(params, state, key, inputs, labels, strength, num_labelled):
+        outputs, state = model.apply(Variables(params, state), key, inputs, mode="train")
+        loss = losses.cross_entropy(outputs.logits, labels)
+        penalty = losses.weight_decay_penalty(params, strength, num_labelled, coverage)
+        return loss + penalty, state
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def block(progress, key, first, count, table, inputs, labels, strength, num_labelled):
+        def step(i, carry):
+            progress, history = carry
+            batch = table[i]
+            gradient = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, state), grads = gradient(
+                progress.params,
+                progress.state,
+                jax.random.fold_in(key, first + i),
+                inputs[batch],
+                labels[batch],
+                strength,
+                num_labelled,
+            )
+            updates, opt_state = optimizer.update(grads, progress.optimizer, progress.params)
+            params = optax.apply_updates(progress.params, updates)
+            return _Progress(params, state, opt_state), history.at[i].set(loss)
+
+        history = jnp.zeros(table.shape[0], jnp.float32)
+        return lax.fori_loop(0, count, step, (progress, history))
+
+    @jax.jit
+    def check(params, state, inputs, labels):
+        outputs, _ = model.apply(Variables(params, state), None, inputs, mode="mean")
+        found = metrics.classification_metrics(jax.nn.log_softmax(outputs.logits), labels)
+        return found.nll, found.accuracy
+
+    return block, check
+
+
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+def _batches(key: Key, num_labelled: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Minibatches of positions in the labelled set, without end."""
+    seed = np.asarray(jax.random.bits(key, (4,), "uint32"))
+    generator = np.random.Generator(np.random.PCG64(seed.tolist()))
+    left = np.zeros(0, np.int64)
+    while True:
+        while len(left) < batch_size:
+            left = np.concatenate([left, generator.permutation(num_labelled)])
+        yield left[:batch_size].astype(np.int32)
+        left = left[batch_size:]
+
+
+def num_steps(config: FitConfig, num_labelled: int) -> int:
+    """Gradient steps that `fit` takes for this many labels if it is not stopped early."""
+    by_epochs = -(-config.epochs * num_labelled // config.batch_size)
+    return max(1, int(config.min_steps), int(by_epochs))
+
+
+def _check(config: FitConfig, rows: np.ndarray, labels: np.ndarray, capacity: int | None) -> None:
+    check_positive(
+        batch_size=config.batch_size, check_every=config.check_every, patience=config.patience
+    )
+    check_one_of("monitor", config.monitor, MONITORS)
+    check_one_of("weight decay coverage", config.decay_coverage, losses.COVERAGES)
+    if config.epochs < 0 or config.min_steps < 0 or config.weight_decay < 0:
+        raise ValueError(
+            "epochs, min_steps and weight_decay must not be negative, got "
+            f"{config.epochs}, {config.min_steps}, {config.weight_decay}"
+        )
+    if rows.ndim != 1 or rows.shape != labels.shape:
+        raise ValueError(f"expected one label a row, got {rows.shape} and {labels.shape}")
+    if not rows.size:
+        raise ValueError("cannot fit without labels: the labelled set is empty")
+    if capacity is not None and capacity < rows.size:
+        raise ValueError(f"capacity {capacity} is smaller than the {rows.size} labelled rows")
+
+
+def fit(
+    key: Key,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    source: Source,
+    rows: ArrayLike,
+    labels: ArrayLike,
+    *,
+    config: FitConfig,
+    variables: Variables | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    capacity: int | None = None,
+) -> FitResult:
+    """Trains on `source[rows]` and `labels`.
+
+    Args:
+      key: consumed; gives initial parameters, minibatches and dropout masks.
+      model, optimizer: reuse the same objects from call to call, since what was
+        compiled is found by them.
+      source: inputs by row.
+      rows, labels: `[L]` integers each.
+      config: see `FitConfig`.
+      variables: start from these (warm), or from fresh ones when None.
+      validation: (inputs `[V, ...]`, labels `[V]`), needed when `config.monitor` is
+        not "none".
+      capacity: size of the padded buffer; runs that agree on it share a compilation.
+        It does not change the result.
+
+    Raises:
+      ValueError: sizes that do not fit, no labels, a monitor without validation.
+      TrainingDiverged: the loss became NaN or infinite; says at which step.
+    """
+    rows, labels = np.asarray(rows), np.asarray(labels)
+    _check(config, rows, labels, capacity)
+    if config.monitor != "none" and validation is None:
+        raise ValueError(f"monitor {config.monitor!r} needs a validation set, got None")
+
+    size = round_up(len(rows), 128) if capacity is None else capacity
+    values = np.asarray(source[rows])
+    inputs = np.zeros((size, *values.shape[1:]), values.dtype)
+    inputs[: len(rows)] = values
+    padded_labels = np.zeros(size, np.int32)
+    padded_labels[: len(rows)] = labels
+    inputs, padded_labels = jax.device_put((inputs, padded_labels))
+
+    init_key, batch_key, mask_key = jax.random.split(key, 3)
+    if variables is None:
+        variables = jax.jit(model.init)(init_key, inputs[:1])
+    else:
+        variables = _copy(variables)  # the buffers are donated below; the caller keeps his
+    block, check = _compiled(model, optimizer, config.decay_coverage)
+    progress = _Progress(
+        variables.params, variables.state, jax.jit(optimizer.init)(variables.params)
+    )
+    held_out: tuple[Array, ...] = ()
+    if validation is not None:
+        held_out = jax.device_put(tuple(np.asarray(part) for part in validation))
+
+    batches = _batches(batch_key, len(rows), config.batch_size)
+    total = num_steps(config, len(rows))
+    strength, count_labelled = jnp.float32(config.weight_decay), jnp.float32(len(rows))
+    checks: list[tuple[int, float, float]] = []
+    best, best_step, best_value = variables, 0, np.inf
+    step, mean_loss = 0, np.nan
+    while step < total:
+        count = min(config.check_every, total - step)
+        table = np.zeros((config.check_every, config.batch_size), np.int32)
+        table[:count] = [next(batches) for _ in range(count)]
+        progress, history = block(
+            progress, mask_key, step, count, table, inputs, padded_labels, strength, count_labelled
+        )
+        block_losses = np.asarray(history)[:count]
+        finite = np.isfinite(block_losses)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            raise TrainingDiverged(step + first, float(block_losses[first]))
+        mean_loss = float(block_losses.mean())
+        step += count
+        if config.monitor != "none":
+            nll, accuracy = (float(x) for x in check(progress.params, progress.state, *held_out))
+            checks.append((step, nll, accuracy))
+            value = nll if config.monitor == "nll" else -accuracy
+            if value < best_value:
+                best = _copy(Variables(progress.params, progress.state))
+                best_step, best_value = step, value
+            elif step - best_step >= config.patience * config.check_every:
+                break
+    if config.monitor == "none" or not best_step:
+        best, best_step = Variables(progress.params, progress.state), step
+    return FitResult(best, step, best_step, mean_loss, tuple(checks))
