@@ -15,11 +15,75 @@ from jax.extend import core
 
 from bayesian_active_learning.types import PyTree
 
+# Rules for derivatives, which play no part in running the equation forward.
+_DERIVATIVE_RULES = {
+    "custom_jvp_call": {"jvp_jaxpr_fun", "jvp_jaxpr_thunk"},
+    "custom_vjp_call": {"fwd_jaxpr_thunk", "bwd"},
+    "custom_vjp_call_jaxpr": {"fwd_jaxpr_thunk", "bwd"},
+}
+
+
+def _form(value: Any) -> Any:
+    """Something hashable that is equal for two programs that compute the same, variable
+    names apart; what it does not know is only equal to itself."""
+    if isinstance(value, core.ClosedJaxpr):
+        return _form(value.jaxpr), tuple(id(constant) for constant in value.consts)
+    if isinstance(value, core.Jaxpr):
+        numbers: dict[Any, int] = {}
+
+        def atom(variable: Any) -> Any:
+            if isinstance(variable, core.Literal):
+                return str(variable.aval), repr(variable.val)
+            return numbers.setdefault(variable, len(numbers)), str(variable.aval)
+
+        inputs = tuple(atom(v) for v in (*value.constvars, *value.invars))
+        body = tuple(
+            (_form_of_equation(e), tuple(map(atom, e.invars)), tuple(map(atom, e.outvars)))
+            for e in value.eqns
+        )
+        return inputs, body, tuple(map(atom, value.outvars))
+    if isinstance(value, tuple | list):
+        return tuple(map(_form, value))
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
+def _form_of_equation(equation: core.JaxprEqn) -> Any:
+    ignored = _DERIVATIVE_RULES.get(equation.primitive.name, set())
+    params = sorted(equation.params.items())
+    return equation.primitive.name, tuple((k, _form(v)) for k, v in params if k not in ignored)
+
+
+def _without_repeats(jaxpr: core.Jaxpr) -> core.Jaxpr:
+    """The same program, each computation done once. XLA does this too, but not for loops."""
+    known: dict[Any, Any] = {}
+    same: dict[Any, Any] = {}
+
+    def current(variable: Any) -> Any:
+        return variable if isinstance(variable, core.Literal) else same.get(variable, variable)
+
+    equations = []
+    for equation in jaxpr.eqns:
+        inputs = [current(v) for v in equation.invars]
+        if not equation.effects:
+            atoms = tuple(
+                (str(v.aval), repr(v.val)) if isinstance(v, core.Literal) else id(v) for v in inputs
+            )
+            first = known.setdefault((_form_of_equation(equation), atoms), equation)
+            if first is not equation:
+                same.update(zip(equation.outvars, first.outvars, strict=True))
+                continue
+        equations.append(equation.replace(invars=inputs))
+    return jaxpr.replace(eqns=equations, outvars=[current(v) for v in jaxpr.outvars])
+
 
 def _split(closed: core.ClosedJaxpr, num_mapped: int) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr]:
     """Two programs from one whose first `num_mapped` inputs vary: `common`, from the
     other inputs to what the rest needs, and `rest`, from (varying inputs, that)."""
-    jaxpr = closed.jaxpr
+    jaxpr = _without_repeats(closed.jaxpr)
     varying = set(jaxpr.invars[:num_mapped])
     common_equations, rest_equations = [], []
     for equation in jaxpr.eqns:
@@ -70,7 +134,7 @@ def map_draws(function: Callable[..., PyTree], draws: PyTree, *shared: PyTree) -
     """
     one_draw = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), draws)
     closed, output = jax.make_jaxpr(function, return_shape=True)(one_draw, *shared)
-    leaves, structure = jax.tree.flatten(draws)
+    leaves = jax.tree.leaves(draws)
     common, rest = _split(closed, len(leaves))
     residuals = core.jaxpr_as_fun(common)(*closed.consts, *jax.tree.leaves(shared))
     run_rest = core.jaxpr_as_fun(rest)

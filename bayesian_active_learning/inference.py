@@ -53,21 +53,34 @@ def deterministic(model: Model, variables: Variables) -> Posterior:
     return Posterior(_split_keys, _network(model, "mean"), variables)
 
 
-@functools.partial(jax.jit, static_argnames=("applies", "reduce"))
+@functools.partial(jax.jit, static_argnames=("applies", "places", "reduce"))
 def _chunk(
     applies: tuple[Callable[..., Outputs], ...],
+    places: tuple[int, ...],  # of each posterior's arrays in `shared`
     reduce: Callable[..., PyTree],
     shared: tuple[PyTree, ...],
     draws: tuple[PyTree, ...],
     inputs: Array,
 ) -> PyTree:
-    def log_probs(apply, common, draw):
-        def network(one_draw, variables, batch):
-            return jax.nn.log_softmax(apply(variables, one_draw, batch).logits)
+    sizes = [jax.tree.leaves(draw)[0].shape[0] for draw in draws]
+    # A single draw is no axis: its network rides along with the others, and shares with
+    # them what they have in common.
+    mapped = tuple(draw for draw, size in zip(draws, sizes, strict=True) if size > 1)
+    single = tuple(jax.tree.map(lambda x: x[0], d) for d, n in zip(draws, sizes) if n == 1)
 
-        return map_draws(network, draw, common, inputs).swapaxes(0, 1)  # [n, K, C]
+    def networks(many, one, common, batch):
+        left = {True: iter(many), False: iter(one)}
+        return tuple(
+            jax.nn.log_softmax(apply(common[place], next(left[size > 1]), batch).logits)
+            for apply, place, size in zip(applies, places, sizes, strict=True)
+        )
 
-    return reduce(*(log_probs(*each) for each in zip(applies, shared, draws, strict=True)))
+    if mapped:
+        outputs = map_draws(networks, mapped, single, shared, inputs)
+    else:
+        outputs = jax.tree.map(lambda x: x[None], networks((), single, shared, inputs))
+    log_probs = (x[:size].swapaxes(0, 1) for x, size in zip(outputs, sizes, strict=True))
+    return reduce(*log_probs)  # [n, K, C] each
 
 
 _draw = jax.jit(
@@ -87,6 +100,8 @@ def _stream(
     """Yields (number of rows, `reduce` of their log-probabilities) chunk by chunk."""
     for samples in num_samples:
         check_positive(num_samples=samples)
+    if len({samples for samples in num_samples if samples > 1}) > 1:
+        raise ValueError(f"numbers of samples above 1 must agree, got {list(num_samples)}")
     check_positive(chunk_size=chunk_size)
     rows = np.asarray(rows)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
@@ -101,11 +116,15 @@ def _stream(
         for posterior, samples in zip(posteriors, num_samples, strict=True)
     )
     applies = tuple(posterior.apply for posterior in posteriors)
-    shared = tuple(posterior.shared for posterior in posteriors)
+    # Arrays that several posteriors have in common go in once: what is computed from them
+    # can then be recognised as the same.
+    distinct = {id(posterior.shared): posterior.shared for posterior in posteriors}
+    places = tuple(list(distinct).index(id(posterior.shared)) for posterior in posteriors)
+    shared = tuple(distinct.values())
     for start in range(0, rows.size, chunk_size):
         part = rows[start : start + chunk_size]
         inputs = jnp.asarray(source[pad_rows(part, chunk_size)])
-        yield len(part), _chunk(applies, reduce, shared, draws, inputs)
+        yield len(part), _chunk(applies, places, reduce, shared, draws, inputs)
 
 
 def _collect(pieces: Iterator[tuple[int, PyTree]]) -> PyTree:
@@ -181,7 +200,8 @@ def predict(
     """Mean predictive log-probabilities `[N, C]` under each posterior.
 
     Posteriors over the same variables share the work they have in common, such as
-    the convolutions of a network seen with and without dropout.
+    the convolutions of a network seen with and without dropout. Their numbers of
+    samples are equal or 1.
     """
     return _collect(
         _stream(key, posteriors, num_samples, source, rows, _mean_predictives, chunk_size)

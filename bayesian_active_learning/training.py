@@ -40,10 +40,10 @@ class FitConfig(NamedTuple):
     """
 
     batch_size: int = 32
-    epochs: float = 50
+    epochs: float = 30
     min_steps: int = 400
-    weight_decay: float = 0.5  # c in c / N, see losses.weight_decay_penalty
-    decay_coverage: str = "weights"
+    weight_decay: float = 2.5  # c in c / N, see losses.weight_decay_penalty
+    decay_coverage: str = "first_dense"
     monitor: str = "none"  # "nll" or "accuracy": early stopping on the validation set
     patience: int = 5  # checks without a better value before stopping
     check_every: int = 50  # steps in one compiled block, and between two checks
