@@ -5,6 +5,14 @@ RUN/<function>/<seed>/log.jsonl  one line an event; alone enough to resume
 RUN/<function>/<seed>/clock.jsonl  seconds, which differ from run to run
 """
 
+from bayesian_active_learning.history.comparison import (
+    PairedDifference,
+    common_rounds,
+    curves_by_function,
+    mean_interval,
+    paired_difference,
+    student_t,
+)
 from bayesian_active_learning.history.directory import (
     CLOCK,
     CONFIG,
@@ -31,6 +39,13 @@ from bayesian_active_learning.history.records import (
     round_records,
     write_history,
 )
+from bayesian_active_learning.history.summary import (
+    caption,
+    dataset_label,
+    notice,
+    num_validation,
+    summary_table,
+)
 from bayesian_active_learning.history.thresholds import (
     labels_to_threshold,
     median_labels_to_threshold,
@@ -45,11 +60,16 @@ __all__ = [
     "EventLog",
     "History",
     "HistoryError",
+    "PairedDifference",
     "RoundRecord",
     "Run",
+    "caption",
     "cell_directory",
     "cell_lock",
+    "common_rounds",
     "curve_from_events",
+    "curves_by_function",
+    "dataset_label",
     "default_run_name",
     "differences",
     "environment",
@@ -58,13 +78,19 @@ __all__ = [
     "labels_to_threshold",
     "list_cells",
     "load_history",
+    "mean_interval",
     "median_labels_to_threshold",
+    "notice",
+    "num_validation",
     "open_run",
+    "paired_difference",
     "quartiles_labels_to_threshold",
     "read_config",
     "read_events",
     "read_history",
     "resume_point",
     "round_records",
+    "student_t",
+    "summary_table",
     "write_history",
 ]
