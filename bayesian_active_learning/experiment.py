@@ -133,6 +133,7 @@ def check_config(config: Config) -> None:
     for name in ("num_initial_per_class", "num_validation", "pool_size"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    training.check_config(config.fit)
     if config.fit.monitor != "none" and not config.num_validation:
         raise ValueError(f"monitor {config.fit.monitor!r} needs num_validation above 0")
 
@@ -179,9 +180,9 @@ def run(
     check_positive(labels=labels)
     if not acquisitions or not seeds:
         raise ValueError("at least one acquisition function and one seed are needed")
-    for what, given in (("acquisition function", acquisitions), ("seed", seeds)):
+    for what, given in (("an acquisition function", acquisitions), ("a seed", seeds)):
         if len(set(given)) < len(given):
-            raise ValueError(f"an {what} is given twice: {', '.join(map(str, given))}")
+            raise ValueError(f"{what} is given twice: {', '.join(map(str, given))}")
     chosen = {name: (strategies or {}).get(name) or make_strategy(name) for name in acquisitions}
     for name, strategy in chosen.items():
         missing = strategy.needs - {"scores", "log_probs"}

@@ -40,7 +40,7 @@ class FitConfig(NamedTuple):
     """
 
     batch_size: int = 32
-    epochs: float = 30
+    epochs: float = 50
     min_steps: int = 400
     weight_decay: float = 2.5  # c in c / N, see losses.weight_decay_penalty
     decay_coverage: str = "first_dense"
@@ -141,17 +141,19 @@ def num_steps(config: FitConfig, num_labelled: int) -> int:
     return max(1, int(config.min_steps), int(by_epochs))
 
 
-def _check(config: FitConfig, rows: np.ndarray, labels: np.ndarray, capacity: int | None) -> None:
+def check_config(config: FitConfig) -> None:
+    """Raises ValueError on values that cannot work."""
     check_positive(
         batch_size=config.batch_size, check_every=config.check_every, patience=config.patience
     )
     check_one_of("monitor", config.monitor, MONITORS)
     check_one_of("weight decay coverage", config.decay_coverage, losses.COVERAGES)
-    if config.epochs < 0 or config.min_steps < 0 or config.weight_decay < 0:
-        raise ValueError(
-            "epochs, min_steps and weight_decay must not be negative, got "
-            f"{config.epochs}, {config.min_steps}, {config.weight_decay}"
-        )
+    for name in ("epochs", "min_steps", "weight_decay"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+
+
+def _check_labelled(rows: np.ndarray, labels: np.ndarray, capacity: int | None) -> None:
     if rows.ndim != 1 or rows.shape != labels.shape:
         raise ValueError(f"expected one label a row, got {rows.shape} and {labels.shape}")
     if not rows.size:
@@ -193,7 +195,8 @@ def fit(
       TrainingDiverged: the loss became NaN or infinite; says at which step.
     """
     rows, labels = np.asarray(rows), np.asarray(labels)
-    _check(config, rows, labels, capacity)
+    check_config(config)
+    _check_labelled(rows, labels, capacity)
     if config.monitor != "none" and validation is None:
         raise ValueError(f"monitor {config.monitor!r} needs a validation set, got None")
 
