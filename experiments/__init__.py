@@ -1,0 +1,1 @@
+"""One short script an experiment: settings -> run -> files."""

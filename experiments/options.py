@@ -1,0 +1,171 @@
+"""The command line of the experiments: options, presets, and what they mean."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+SEEDS_HELP = "how many seeds (3 means 0 1 2), or a list of at least two, or ranges such as 5-9"
+
+
+class Preset(NamedTuple):
+    """Defaults of the options that differ between a first look and the paper."""
+
+    summary: str
+    acquisition: tuple[str, ...]
+    seeds: tuple[int, ...]
+    labels: int
+    settings: dict[str, Any]  # fields of experiment.Config
+    fit: dict[str, Any]  # fields of training.FitConfig
+
+
+PRESETS = {
+    "quick": Preset(
+        "BALD and random, one seed, 20 to 160 labels: a first look in minutes",
+        ("bald", "random"),
+        (0,),
+        160,
+        {"num_samples": 50, "num_test_samples": 10, "pool_size": 1000},
+        {"min_steps": 200, "epochs": 0},
+    ),
+    "paper": Preset(
+        "the paper's protocol: five functions, five seeds, 20 to 1,000 labels: hours on a CPU",
+        ("bald", "variation_ratios", "max_entropy", "mean_std", "random"),
+        (0, 1, 2, 3, 4),
+        1000,
+        {},
+        {},
+    ),
+}
+
+# option -> (type, help); the value None means "as the preset has it"
+_SETTINGS: dict[str, tuple[Any, str]] = {
+    "acquisition_size": (int, "labels asked for in each round"),
+    "num_samples": (int, "posterior samples K when scoring the pool (the paper's T)"),
+    "num_test_samples": (int, "posterior samples when evaluating"),
+    "pool_size": (int, "random subset of the pool scored each round; 0 = the whole pool"),
+    "num_initial_per_class": (int, "size of the balanced initial set, per class"),
+    "num_validation": (int, "validation rows, whose labels are not counted in the budget"),
+    "model": (str, "network: convnet (the paper's) or mlp"),
+    "learning_rate": (float, "of Adam"),
+}
+_FIT: dict[str, tuple[Any, str]] = {
+    "batch_size": (int, "examples a step"),
+    "min_steps": (int, "train for at least this many steps"),
+    "epochs": (float, "and for at least this many passes over the labelled set"),
+    "decay_coverage": (str, "what weight decay covers: first_dense, weights, all or none"),
+    "monitor": (str, "early stopping on the validation set: none, nll or accuracy"),
+    "patience": (int, "checks without a better value before stopping"),
+    "check_every": (int, "steps between two checks"),
+}
+
+
+def parse_seeds(tokens: Sequence[str]) -> tuple[int, ...]:
+    """`["3"]` -> (0, 1, 2); `["1", "4"]` -> (1, 4); `["5-7"]` -> (5, 6, 7).
+
+    Raises ValueError on anything else.
+    """
+    if len(tokens) == 1 and tokens[0].isdecimal():
+        count = int(tokens[0])
+        if not count:
+            raise ValueError("at least one seed is needed, got --seeds 0")
+        return tuple(range(count))
+    seeds: list[int] = []
+    for token in tokens:
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", token)
+        if not found or (found[2] and int(found[2]) < int(found[1])):
+            raise ValueError(f"cannot read --seeds {' '.join(tokens)}: expected {SEEDS_HELP}")
+        seeds.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return tuple(seeds)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `python -m experiments.mnist_bald`."""
+    root = argparse.ArgumentParser(
+        prog="python -m experiments.mnist_bald",
+        description="Deep Bayesian active learning on MNIST (Gal, Islam & Ghahramani 2017): start "
+        "from a few labels, let each acquisition function choose the next ones, and draw its "
+        "learning curve. The same command goes on where it was stopped.",
+        epilog="presets: "
+        + "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+        + ". An option given beside a preset wins.",
+    )
+    add = root.add_argument_group("what to compare").add_argument
+    add("--preset", choices=PRESETS, default="quick", help="defaults for all else (default: quick)")
+    add(
+        "--acquisition",
+        nargs="+",
+        metavar="NAME",
+        help="acquisition functions, name or name:key=value (see --list-acquisitions)",
+    )
+    add("--seeds", nargs="+", metavar="N", help=SEEDS_HELP)
+    add(
+        "--labels",
+        type=int,
+        metavar="N",
+        help="label budget, initial set included; raise it later to go on",
+    )
+    add("--list-acquisitions", action="store_true", help="list the acquisition functions and exit")
+
+    add = root.add_argument_group("protocol").add_argument
+    for name, (kind, text) in _SETTINGS.items():
+        add(_flag(name), type=kind, metavar="X", help=text)
+    add(
+        "--warm-start",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="go on from the last round's parameters (the paper starts fresh)",
+    )
+
+    add = root.add_argument_group("training").add_argument
+    for name, (kind, text) in _FIT.items():
+        add(_flag(name), type=kind, metavar="X", help=text)
+    add(
+        "--weight-decay",
+        metavar="C",
+        help='strength c of the penalty c/N |w|^2, or "auto": search it on the validation set',
+    )
+
+    add = root.add_argument_group("data").add_argument
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="mnist, fashion_mnist, digits or npz:PATH (default: mnist if it can be had at once, "
+        "else digits)",
+    )
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="folder of the original .gz files or of tensorflow-datasets (default: BAL_DATA_DIR)",
+    )
+    add(
+        "--index-sets",
+        metavar="FILE",
+        help="splits for all seeds from this .json or .npz; written there if it does not exist",
+    )
+
+    add = root.add_argument_group("output").add_argument
+    add("--output-dir", metavar="DIR", help="run directory (default: runs/<dataset>-<hash>)")
+    add("--fresh", action="store_true", help="delete the run that is there and start anew")
+    add(
+        "--allow-other-environment",
+        action="store_true",
+        help="go on with a run that another machine or other package versions began",
+    )
+    add("--quiet", action="store_true", help="no progress bar, no table: only what went wrong")
+    return root
+
+
+def changes(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of `Config` and of `FitConfig` that the preset and the options set."""
+    preset = PRESETS[arguments.preset]
+
+    def given(names: Sequence[str]) -> dict[str, Any]:
+        values = {name: getattr(arguments, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return preset.settings | given([*_SETTINGS, "warm_start"]), preset.fit | given([*_FIT])
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,209 @@
+"""The command, from options to files, on the digits that are always there."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bayesian_active_learning.history import labels_to_threshold, load_history, read_events
+from experiments import mnist_bald
+from experiments.options import PRESETS, parse_seeds, parser
+
+SMALL = (
+    "--dataset digits --model mlp --min-steps 5 --epochs 0 --num-samples 5 --num-test-samples 3 "
+    "--pool-size 100"
+).split()
+
+
+def command(directory, *more):
+    return mnist_bald.main([*SMALL, "--output-dir", str(directory), *more])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One finished run of two functions and two seeds."""
+    directory = tmp_path_factory.mktemp("runs") / "digits"
+    assert command(directory, "--seeds", "2", "--labels", "50") == 0
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["3"], (0, 1, 2)),
+        (["4", "1"], (4, 1)),
+        (["5-7"], (5, 6, 7)),
+        (["0-1", "9"], (0, 1, 9)),
+    ],
+)
+def test_seeds(tokens, expected):
+    assert parse_seeds(tokens) == expected
+
+
+@pytest.mark.parametrize("tokens", [["x"], ["3-1"], ["-1"], ["1.5"]])
+def test_seeds_refused(tokens):
+    with pytest.raises(ValueError, match="cannot read --seeds"):
+        parse_seeds(tokens)
+
+
+def test_help_names_every_option_and_preset(capsys):
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in PRESETS)
+    for option in ("--acquisition", "--seeds", "--labels", "--data-dir", "--fresh"):
+        assert option in text
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys; from experiments import mnist_bald\n"
+        "try: mnist_bald.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('jax', 'numpy', 'matplotlib')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_list_acquisitions(capsys):
+    assert mnist_bald.main(["--list-acquisitions"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert {"bald", "max_entropy", "variation_ratios", "mean_std", "random"} <= set(names)
+    assert all("(" in line for line in lines)
+
+
+def test_run_leaves_what_it_says(run, capsys):
+    assert command(run, "--seeds", "2", "--labels", "50") == 0  # finished: nothing to do
+    said = capsys.readouterr().out
+    assert "digits" in said
+    for name in ("history.json", "history.csv", "history.xlsx", "learning_curves.png"):
+        assert f"{name}" in said
+        assert (run / name).stat().st_size > 0
+    assert "90" in said
+    assert "95" in said
+    history = load_history(run / "history.json")
+    assert sorted(history.cells) == [("bald", 0), ("bald", 1), ("random", 0), ("random", 1)]
+    for curve in history.cells.values():
+        assert curve.labels.tolist() == [20, 30, 40, 50]
+        found = labels_to_threshold(curve.labels, curve.test["accuracy"], 0.01)
+        assert found == 20
+
+
+def test_a_finished_run_is_not_written_again(run):
+    log = run / "bald" / "0" / "log.jsonl"
+    before = log.read_bytes()
+    assert command(run, "--seeds", "2", "--labels", "50") == 0
+    assert log.read_bytes() == before
+
+
+def test_budget_seeds_and_functions_can_be_extended(run):
+    assert (
+        command(run, "--seeds", "1", "--labels", "60", "--acquisition", "bald", "max_entropy") == 0
+    )
+    last = read_events(run / "bald" / "0" / "log.jsonl")[-1]
+    assert (last["event"], last["labels"]) == ("evaluated", 60)
+    assert (run / "max_entropy" / "0" / "log.jsonl").exists()
+
+
+def test_the_data_set_is_recorded_and_does_not_flip(run, no_data, capsys):
+    arguments = [a for a in SMALL if a not in ("--dataset", "digits")]
+    assert mnist_bald.main([*arguments, "--output-dir", str(run), "--labels", "50"]) == 0
+    assert "digits" in capsys.readouterr().out
+    config = json.loads((run / "config.json").read_text())
+    assert config["identity"]["dataset"] == "digits"
+
+
+def test_fresh_starts_anew(tmp_path):
+    place = tmp_path / "run"
+    assert command(place, "--labels", "30", "--acquisition", "random") == 0
+    assert command(place, "--labels", "30", "--acquisition", "bald", "--fresh") == 0
+    assert not (place / "random").exists()
+
+
+def test_index_sets_are_written_and_used_again(tmp_path, capsys):
+    path = tmp_path / "splits.json"
+    rest = ("--labels", "30", "--acquisition", "random", "--index-sets", str(path))
+    assert command(tmp_path / "a", *rest) == 0
+    written = json.loads(path.read_text())
+    assert command(tmp_path / "b", "--seeds", "7-7", *rest) == 0
+    first = read_events(tmp_path / "b" / "random" / "7" / "log.jsonl")[0]
+    assert first["rows"] == written["initial"]
+
+
+def test_weight_decay_auto_reports_the_search(tmp_path, capsys):
+    place = tmp_path / "run"
+    rest = ("--labels", "20", "--acquisition", "random", "--weight-decay", "auto")
+    assert command(place, *rest) == 0
+    said = capsys.readouterr().out
+    assert "<- chosen" in said
+    chosen = float(next(line for line in said.splitlines() if "chosen" in line).split()[0])
+    config = json.loads((place / "config.json").read_text())
+    assert config["identity"]["fit"]["weight_decay"] == chosen
+    assert command(place, *rest) == 0  # the same search, the same identity
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--acquisition", "blad"], "unknown acquisition function 'blad'; known: bald"),
+        (["--dataset", "mnits"], "unknown dataset 'mnits'; known: mnist"),
+        (["--labels", "10"], "budget of 10 labels is smaller than the initial set of 20"),
+        (["--labels", "0"], "labels must be positive, got 0"),
+        (["--acquisition-size", "0"], "acquisition_size must be positive, got 0"),
+        (["--num-samples", "-1"], "num_samples must be positive, got -1"),
+        (["--pool-size", "-1"], "pool_size must not be negative, got -1"),
+        (["--num-initial-per-class", "5000"], "cannot be balanced: class 0 has"),
+        (["--num-validation", "5000"], "num_validation asks for 5000 rows"),
+        (["--seeds", "0"], "at least one seed is needed"),
+        (["--seeds", "1", "1"], "a seed is given twice: 1, 1"),
+        (["--model", "resnet"], "unknown model 'resnet'; known: convnet, mlp"),
+        (["--monitor", "loss"], "unknown monitor 'loss'; known: none, nll, accuracy"),
+        (["--weight-decay", "lots"], "expects a number or \"auto\", got 'lots'"),
+        (["--weight-decay", "-1"], "weight_decay must not be negative"),
+        (["--batch-size", "0"], "batch_size must be positive, got 0"),
+        (["--learning-rate", "0"], "learning_rate must be positive, got 0"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
+    assert command(tmp_path / "run", *arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.startswith("error: ")
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()  # refused before anything is written
+
+
+def test_another_runs_directory_is_refused_with_the_difference(run, capsys):
+    assert command(run, "--acquisition-size", "7") == 2
+    errors = capsys.readouterr().err
+    assert "acquisition_size" in errors
+    assert "10" in errors
+    assert "7" in errors
+
+
+def test_mnist_that_cannot_be_had_names_the_ways(no_data, capsys):
+    assert mnist_bald.main(["--dataset", "mnist"]) == 2
+    errors = capsys.readouterr().err
+    assert "--data-dir" in errors or "BAL_DATA_DIR" in errors
+
+
+def test_diverging_training_says_where(tmp_path, capsys):
+    assert command(tmp_path / "run", "--learning-rate", "1e30", "--labels", "40") == 1
+    errors = capsys.readouterr().err
+    assert "bald, seed 0, round 0" in errors
+    assert "step" in errors
+    events = read_events(tmp_path / "run" / "bald" / "0" / "log.jsonl")
+    assert [event["event"] for event in events] == ["labels"]
+
+
+def test_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayesian_active_learning.experiment.run", stop)
+    assert command(tmp_path / "run") == 130
+    assert "the same command goes on" in capsys.readouterr().err
