@@ -186,7 +186,10 @@ def _searched(
 ) -> "Config":
     from bayesian_active_learning import tuning
 
-    say("Searching the weight decay on the validation set ...")
+    say(
+        "Searching the weight decay: fits on 100 labels, compared on the validation set; "
+        "neither is counted in the budget ..."
+    )
     best, table = tuning.search_weight_decay(config, dataset, seeds, splits=splits)
     say("  c        validation nll  accuracy")
     for trial in table:
