@@ -26,7 +26,7 @@ def search_weight_decay(
     *,
     splits: Splits | None = None,
     strengths: Sequence[float] = STRENGTHS,
-    num_labels: int | None = None,
+    num_labels: int = 100,
 ) -> tuple[float, tuple[Trial, ...]]:
     """The strength with the lowest mean validation negative log-likelihood, and all trials.
 
@@ -38,8 +38,8 @@ def search_weight_decay(
       seeds: each gives a split and initial parameters, those of round 0 of `run`.
       splits: rows for all seeds, instead of drawing them by seed.
       strengths: what to try; the first one wins a tie.
-      num_labels: train on the initial set and random pool rows up to this many; the
-        default takes the initial set alone, which spends no label beyond it.
+      num_labels: train on the initial set and random pool rows up to this many. The
+        pool rows' labels are spent on the search and not counted in any budget.
 
     Raises:
       ValueError: no validation set, or no strengths.
@@ -51,7 +51,7 @@ def search_weight_decay(
     found = np.zeros((len(strengths), len(seeds), 2))
     for column, seed in enumerate(seeds):
         parts = experiment.seed_splits(config, dataset, seed) if splits is None else splits
-        extra = max(0, (num_labels or 0) - len(parts.initial))
+        extra = max(0, num_labels - len(parts.initial))
         drawn = pool_subset(seed, 0, parts.pool, extra) if extra else parts.pool[:0]
         rows = np.concatenate([parts.initial, drawn])
         keys = experiment.round_keys(seed, 0)
