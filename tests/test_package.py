@@ -83,7 +83,9 @@ def test_version_is_the_packages_own():
     assert re.fullmatch(r"\d+\.\d+\.\d+", bayesian_active_learning.__version__)
 
 
-@pytest.mark.parametrize("pins", sorted((REPOSITORY / "requirements").glob("py*.txt")), ids=str)
+@pytest.mark.parametrize(
+    "pins", sorted((REPOSITORY / "requirements").glob("py*.txt")), ids=lambda path: path.stem
+)
 def test_pins_are_plain_versions(pins: pathlib.Path):
     lines = [line for line in pins.read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
