@@ -24,7 +24,7 @@ from bayesian_active_learning.acquisition_functions import acquire, make_strateg
 from bayesian_active_learning.data_utils import Dataset, Splits, make_splits, pool_subset
 from bayesian_active_learning.models import MODELS
 from bayesian_active_learning.types import Candidates, Key, Model, Selection, Strategy, Variables
-from bayesian_active_learning.utils import check_one_of, check_positive, round_up
+from bayesian_active_learning.utils import check_one_of, check_positive, pad_rows, round_up
 
 CAPACITY_STEP = 128  # the labelled set's buffer grows by this much
 
@@ -43,7 +43,7 @@ class Config(NamedTuple):
     num_samples: int = 100  # K for scoring the pool
     num_test_samples: int = 20  # K for test and validation
     pool_size: int = 2000  # random subset of the pool scored each round, 0 = all of it
-    learning_rate: float = 1e-3  # of Adam
+    learning_rate: float = 2e-3  # of Adam, at the first step
     warm_start: bool = False  # go on from the last round's parameters instead of fresh ones
     fit: training.FitConfig = training.FitConfig()
 
@@ -188,6 +188,8 @@ def run(
         missing = strategy.needs - {"scores", "log_probs"}
         if missing:
             raise ValueError(f"{name} needs {', '.join(sorted(missing))}, which is not provided")
+        if "scores" in strategy.needs and strategy.score is None:
+            raise ValueError(f"{name} needs scores, but has no score function to give them")
 
     context = _Context(
         config,
@@ -199,6 +201,11 @@ def run(
     cells = [(name, seed) for seed in seeds for name in acquisitions]
     sizes = {seed: splits or seed_splits(config, dataset, seed) for seed in seeds}
     for seed, found in sizes.items():
+        if not len(found.initial):
+            raise ValueError(
+                f"the initial set is empty (seed {seed}): the first fit needs labels; "
+                "num_initial_per_class must be at least 1"
+            )
         if labels < len(found.initial):
             raise ValueError(
                 f"the budget of {labels} labels is smaller than the initial set of "
@@ -279,8 +286,9 @@ class _MemoryLog:
     def __init__(self) -> None:
         self.events: tuple[Mapping[str, Any], ...] = ()
 
-    def record(self, event: Mapping[str, Any]) -> None:
+    def record(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         self.events = (*self.events, event)
+        return event
 
 
 class _Clock:
@@ -357,6 +365,12 @@ def _run_cell(
         )
         clock.lap(number, "fit")
         test, validation = _evaluate(context, keys.evaluate, result.variables, splits, held_out)
+        if not np.isfinite([*test.values(), *validation.values()]).all():
+            raise RunError(
+                f"{where}, {len(rows)} labels: predictions are NaN or infinite after step "
+                f"{result.best_step}; a lower learning rate or inputs of ordinary size "
+                "(standardised) usually help"
+            )
         evaluated = {"event": "evaluated", "round": number, "labels": len(rows)}
         log.record(evaluated | {"test": test, "validation": validation})
         clock.lap(number, "evaluate")
@@ -374,8 +388,12 @@ def _run_cell(
         selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
         picked = acquire(selection, candidates)
         scores = [_short(x) for x in selection.scores[selection.valid]]
-        state, query = oracle.ask(state, picked, scores, round=number)
-        log.record(oracle.query_event(query, selection.filler[selection.valid]))
+        asked, query = oracle.ask(state, picked, scores, round=number)
+        logged = log.record(oracle.query_event(query, selection.filler[selection.valid]))
+        if logged["rows"] != query.rows.tolist():
+            # Logged in another environment, whose last bits differed: that query counts.
+            asked, query = oracle.ask(state, logged["rows"], logged["scores"], round=number)
+        state = asked
         clock.lap(number, "acquire")
         answers = np.asarray(context.oracle(query.rows), np.int32)
         state = oracle.tell(state, query.id, query.rows, answers)
@@ -496,7 +514,8 @@ def _candidates(
     """The rows to choose from and what `strategy` needs to know of them, padded."""
     config, source = context.config, context.dataset.images
     rows = pool_subset(seed, number, pool, config.pool_size)
-    padding = capacity - len(rows)
+    mask = np.arange(capacity) < len(rows)
+    rows = pad_rows(rows, capacity)  # before scoring: a pool that shrinks is no new shape
     posterior = inference.mc_dropout(context.model, variables)
     found: dict[str, np.ndarray] = {}
     if "scores" in strategy.needs:
@@ -508,11 +527,7 @@ def _candidates(
         found["log_probs"] = inference.log_probs(
             key, posterior, source, rows, num_samples=config.num_samples
         )
-    padded = {
-        name: np.concatenate([values, np.zeros((padding, *values.shape[1:]), values.dtype)])
-        for name, values in (found | {"rows": rows}).items()
-    }
-    return Candidates(mask=np.arange(capacity) < len(rows), **padded)
+    return Candidates(rows=rows, mask=mask, **found)
 
 
 def _short(value: Any) -> float:

@@ -29,6 +29,7 @@ from bayesian_active_learning.types import (
 from bayesian_active_learning.utils import check_one_of, check_positive, round_up
 
 MONITORS = ("none", "nll", "accuracy")
+SCHEDULES = ("constant", "cosine")
 
 
 class FitConfig(NamedTuple):
@@ -47,6 +48,7 @@ class FitConfig(NamedTuple):
     monitor: str = "none"  # "nll" or "accuracy": early stopping on the validation set
     patience: int = 5  # checks without a better value before stopping
     check_every: int = 50  # steps in one compiled block, and between two checks
+    schedule: str = "cosine"  # of the learning rate: falls to 0 at the last step, or "constant"
 
 
 class FitResult(NamedTuple):
@@ -81,7 +83,7 @@ class _Progress(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _compiled(
-    model: Model, optimizer: optax.GradientTransformation, coverage: str
+    model: Model, optimizer: optax.GradientTransformation, coverage: str, schedule: str
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def loss_of(params, state, key, inputs, labels, strength, num_labelled):
         outputs, state = model.apply(Variables(params, state), key, inputs, mode="train")
@@ -90,7 +92,7 @@ def _compiled(
         return loss + penalty, state
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def block(progress, key, first, count, table, inputs, labels, strength, num_labelled):
+    def block(progress, key, first, count, total, table, inputs, labels, strength, num_labelled):
         def step(i, carry):
             progress, history = carry
             batch = table[i]
@@ -105,6 +107,9 @@ def _compiled(
                 num_labelled,
             )
             updates, opt_state = optimizer.update(grads, progress.optimizer, progress.params)
+            if schedule == "cosine":
+                factor = 0.5 * (1 + jnp.cos(jnp.pi * (first + i) / total))
+                updates = jax.tree.map(lambda update: factor * update, updates)
             params = optax.apply_updates(progress.params, updates)
             return _Progress(params, state, opt_state), history.at[i].set(loss)
 
@@ -147,6 +152,7 @@ def check_config(config: FitConfig) -> None:
         batch_size=config.batch_size, check_every=config.check_every, patience=config.patience
     )
     check_one_of("monitor", config.monitor, MONITORS)
+    check_one_of("schedule", config.schedule, SCHEDULES)
     check_one_of("weight decay coverage", config.decay_coverage, losses.COVERAGES)
     for name in ("epochs", "min_steps", "weight_decay"):
         if getattr(config, name) < 0:
@@ -213,7 +219,7 @@ def fit(
         variables = jax.jit(model.init)(init_key, inputs[:1])
     else:
         variables = _copy(variables)  # the buffers are donated below; the caller keeps his
-    block, check = _compiled(model, optimizer, config.decay_coverage)
+    block, check = _compiled(model, optimizer, config.decay_coverage, config.schedule)
     progress = _Progress(
         variables.params, variables.state, jax.jit(optimizer.init)(variables.params)
     )
@@ -232,7 +238,16 @@ def fit(
         table = np.zeros((config.check_every, config.batch_size), np.int32)
         table[:count] = [next(batches) for _ in range(count)]
         progress, history = block(
-            progress, mask_key, step, count, table, inputs, padded_labels, strength, count_labelled
+            progress,
+            mask_key,
+            step,
+            count,
+            total,
+            table,
+            inputs,
+            padded_labels,
+            strength,
+            count_labelled,
         )
         block_losses = np.asarray(history)[:count]
         finite = np.isfinite(block_losses)

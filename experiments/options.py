@@ -47,12 +47,13 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "num_initial_per_class": (int, "size of the balanced initial set, per class"),
     "num_validation": (int, "validation rows, whose labels are not counted in the budget"),
     "model": (str, "network: convnet (the paper's) or mlp"),
-    "learning_rate": (float, "of Adam"),
+    "learning_rate": (float, "of Adam, at the first step"),
 }
 _FIT: dict[str, tuple[Any, str]] = {
     "batch_size": (int, "examples a step"),
     "min_steps": (int, "train for at least this many steps"),
     "epochs": (float, "and for at least this many passes over the labelled set"),
+    "schedule": (str, "of the learning rate: cosine (falls to 0 at the last step) or constant"),
     "decay_coverage": (str, "what weight decay covers: first_dense, weights, all or none"),
     "monitor": (str, "early stopping on the validation set: none, nll or accuracy"),
     "patience": (int, "checks without a better value before stopping"),

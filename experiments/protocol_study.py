@@ -29,6 +29,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     RAW: {},
     "200 steps": {"min_steps": 200, "epochs": 0},
     "800 steps": {"min_steps": 800},
+    "constant learning rate": {"schedule": "constant"},
+    "constant learning rate, 1,000 steps": {"schedule": "constant", "min_steps": 1000},
     "early stopping, at most 800 steps": {"min_steps": 800, "monitor": "nll", "patience": 3},
     "batches of 64, 200 steps": {"batch_size": 64, "min_steps": 200, "epochs": 0},
     "all weights decayed, c = 1": {"decay_coverage": "weights", "weight_decay": 1.0},
