@@ -20,6 +20,7 @@ _SUBMODULES = (
     "metrics",
     "models",
     "oracle",
+    "parameters",
     "plotting",
     "training",
     "tuning",

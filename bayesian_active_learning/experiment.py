@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from bayesian_active_learning import history as history_
-from bayesian_active_learning import inference, metrics, oracle, training
+from bayesian_active_learning import inference, metrics, oracle, parameters, training
 from bayesian_active_learning.acquisition_functions import acquire, make_strategy
 from bayesian_active_learning.data_utils import Dataset, Splits, make_splits, pool_subset
 from bayesian_active_learning.models import MODELS
@@ -83,6 +83,7 @@ class _Context(NamedTuple):
     optimizer: optax.GradientTransformation
     oracle: oracle.Oracle
     budget: int
+    save_parameters: bool
 
 
 def round_keys(seed: int, round: int) -> Keys:
@@ -152,6 +153,7 @@ def run(
     on_round: Callable[[Progress], object] | None = None,
     fresh: bool = False,
     allow_other_environment: bool = False,
+    save_parameters: bool = False,
 ) -> history_.History:
     """Runs every acquisition function with every seed and returns what happened.
 
@@ -170,6 +172,8 @@ def run(
       on_round: called after each evaluated round.
       fresh: delete an earlier run in `directory` first.
       allow_other_environment: go on although packages or machine have changed.
+      save_parameters: leave the last round's parameters in `directory` as params.npz
+        (`parameters.load_variables`), for every cell that this call brings to its end.
 
     Raises:
       ValueError: bad settings, a budget below the initial set (HistoryError, a subclass:
@@ -197,6 +201,7 @@ def run(
         *network(config, dataset),
         label_oracle or oracle.dataset_oracle(dataset.labels),
         labels,
+        save_parameters and directory is not None,
     )
     cells = [(name, seed) for seed in seeds for name in acquisitions]
     sizes = {seed: splits or seed_splits(config, dataset, seed) for seed in seeds}
@@ -379,6 +384,8 @@ def _run_cell(
         pool = oracle.pool_rows(state)
         wanted = min(config.acquisition_size, context.budget - len(rows), len(pool))
         if wanted <= 0:
+            if context.save_parameters:
+                parameters.save_variables(log.path.parent / "params.npz", result.variables)
             return
         candidates = _candidates(
             context, keys.score, strategy, result.variables, seed, number, pool, pool_capacity

@@ -26,9 +26,11 @@ _DERIVATIVE_RULES = {
 def _form(value: Any) -> Any:
     """Something hashable that is equal for two programs that compute the same, variable
     names apart; what it does not know is only equal to itself."""
-    if isinstance(value, core.ClosedJaxpr):
+    # From jax 0.12 on the two are one class, whose `jaxpr` is itself.
+    if isinstance(value, core.ClosedJaxpr) and value.jaxpr is not value:
         return _form(value.jaxpr), tuple(id(constant) for constant in value.consts)
     if isinstance(value, core.Jaxpr):
+        constants = tuple(id(constant) for constant in getattr(value, "consts", ()))
         numbers: dict[Any, int] = {}
 
         def atom(variable: Any) -> Any:
@@ -41,7 +43,7 @@ def _form(value: Any) -> Any:
             (_form_of_equation(e), tuple(map(atom, e.invars)), tuple(map(atom, e.outvars)))
             for e in value.eqns
         )
-        return inputs, body, tuple(map(atom, value.outvars))
+        return inputs, body, tuple(map(atom, value.outvars)), constants
     if isinstance(value, tuple | list):
         return tuple(map(_form, value))
     try:

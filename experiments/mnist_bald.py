@@ -92,6 +92,7 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
             on_round=on_round,
             fresh=options.fresh,
             allow_other_environment=options.allow_other_environment,
+            save_parameters=options.save_parameters,
         )
     report(directory, found, say, with_paper=options.preset == "paper")
     return 0

@@ -153,6 +153,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on with a run that another machine or other package versions began",
     )
+    add(
+        "--save-parameters",
+        action="store_true",
+        help="keep each cell's last parameters as params.npz",
+    )
     add("--quiet", action="store_true", help="no progress bar, no table: only what went wrong")
     return root
 
