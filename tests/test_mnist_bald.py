@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from bayesian_active_learning import experiment
 from bayesian_active_learning.history import labels_to_threshold, load_history, read_events
-from experiments import mnist_bald
+from experiments import mnist_bald, options
 from experiments.options import PRESETS, parse_seeds, parser
 
 SMALL = (
@@ -55,6 +56,15 @@ def test_help_names_every_option_and_preset(capsys):
     assert all(name in text for name in PRESETS)
     for option in ("--acquisition", "--seeds", "--labels", "--data-dir", "--fresh"):
         assert option in text
+
+
+def test_help_tells_the_true_defaults():
+    config = experiment.Config()
+    shown = {name: default for name, (default, _) in (options._SETTINGS | options._FIT).items()}
+    true = config._asdict() | config.fit._asdict()
+    assert shown == {name: true[name] for name in shown}
+    assert "(default: 2.5)" in parser().format_help()
+    assert config.fit.weight_decay == 2.5
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
