@@ -182,6 +182,8 @@ def run(
     """
     check_config(config)
     check_positive(labels=labels)
+    if min(seeds, default=0) < 0:
+        raise ValueError(f"a seed must not be negative, got {', '.join(map(str, seeds))}")
     if not acquisitions or not seeds:
         raise ValueError("at least one acquisition function and one seed are needed")
     for what, given in (("an acquisition function", acquisitions), ("a seed", seeds)):
@@ -344,7 +346,7 @@ def _run_cell(
         state = oracle.replay(log.events[:count], state)
         log.skip(count)
     else:
-        answers = np.asarray(context.oracle(splits.initial), np.int32)
+        answers = np.asarray(context.oracle(splits.initial))
         state = oracle.tell(state, oracle.INITIAL, splits.initial, answers)
         log.record(oracle.labels_event(0, oracle.INITIAL, splits.initial, answers))
 
@@ -393,7 +395,10 @@ def _run_cell(
         select = strategy.select if strategy.host else _jitted(strategy.select)
         selection = select(keys.select, candidates, batch_size=config.acquisition_size)
         selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
-        picked = acquire(selection, candidates)
+        try:
+            picked = acquire(selection, candidates)
+        except ValueError as error:
+            raise RunError(f"{where}: {error}") from error
         scores = [_short(x) for x in selection.scores[selection.valid]]
         asked, query = oracle.ask(state, picked, scores, round=number)
         logged = log.record(oracle.query_event(query, selection.filler[selection.valid]))
@@ -402,7 +407,7 @@ def _run_cell(
             asked, query = oracle.ask(state, logged["rows"], logged["scores"], round=number)
         state = asked
         clock.lap(number, "acquire")
-        answers = np.asarray(context.oracle(query.rows), np.int32)
+        answers = np.asarray(context.oracle(query.rows))
         state = oracle.tell(state, query.id, query.rows, answers)
         log.record(oracle.labels_event(number, query.id, query.rows, answers))
         number += 1

@@ -127,7 +127,8 @@ def map_draws(function: Callable[..., PyTree], draws: PyTree, *shared: PyTree) -
     """`function(draw, *shared)` for every draw, stacked along a new leading axis.
 
     Args:
-      function: pure and traceable.
+      function: pure and traceable. Something jitted inside it counts as one computation,
+        repeated for every draw if any of it depends on the draw: pass it without `jit`.
       draws: a pytree whose leaves have a leading axis K.
       *shared: pytrees of arrays, the same for all draws.
 

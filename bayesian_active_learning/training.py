@@ -159,11 +159,22 @@ def check_config(config: FitConfig) -> None:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
 
 
-def _check_labelled(rows: np.ndarray, labels: np.ndarray, capacity: int | None) -> None:
+def _check_labelled(
+    source: Source, rows: np.ndarray, labels: np.ndarray, capacity: int | None
+) -> None:
+    for name, values in (("rows", rows), ("labels", labels)):
+        if values.size and not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"{name} must be integers, got {values.dtype}")
     if rows.ndim != 1 or rows.shape != labels.shape:
         raise ValueError(f"expected one label a row, got {rows.shape} and {labels.shape}")
     if not rows.size:
         raise ValueError("cannot fit without labels: the labelled set is empty")
+    if not 0 <= rows.min() <= rows.max() < source.shape[0]:
+        raise ValueError(
+            f"rows must lie in 0..{source.shape[0] - 1}, got {rows.min()}..{rows.max()}"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"labels must not be negative, got {labels.min()}")
     if capacity is not None and capacity < rows.size:
         raise ValueError(f"capacity {capacity} is smaller than the {rows.size} labelled rows")
 
@@ -202,7 +213,7 @@ def fit(
     """
     rows, labels = np.asarray(rows), np.asarray(labels)
     check_config(config)
-    _check_labelled(rows, labels, capacity)
+    _check_labelled(source, rows, labels, capacity)
     if config.monitor != "none" and validation is None:
         raise ValueError(f"monitor {config.monitor!r} needs a validation set, got None")
 

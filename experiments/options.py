@@ -38,26 +38,27 @@ PRESETS = {
     ),
 }
 
-# option -> (type, help); the value None means "as the preset has it"
+# option -> (default, help). The defaults stand here too, since `--help` imports nothing heavy;
+# a test compares them with `experiment.Config` and `training.FitConfig`.
 _SETTINGS: dict[str, tuple[Any, str]] = {
-    "acquisition_size": (int, "labels asked for in each round"),
-    "num_samples": (int, "posterior samples K when scoring the pool (the paper's T)"),
-    "num_test_samples": (int, "posterior samples when evaluating"),
-    "pool_size": (int, "random subset of the pool scored each round; 0 = the whole pool"),
-    "num_initial_per_class": (int, "size of the balanced initial set, per class"),
-    "num_validation": (int, "validation rows, whose labels are not counted in the budget"),
-    "model": (str, "network: convnet (the paper's) or mlp"),
-    "learning_rate": (float, "of Adam, at the first step"),
+    "acquisition_size": (10, "labels asked for in each round"),
+    "num_samples": (100, "posterior samples K when scoring the pool (the paper's T)"),
+    "num_test_samples": (20, "posterior samples when evaluating"),
+    "pool_size": (2000, "random subset of the pool scored each round; 0 = the whole pool"),
+    "num_initial_per_class": (2, "size of the balanced initial set, per class"),
+    "num_validation": (100, "validation rows, whose labels are not counted in the budget"),
+    "model": ("convnet", "network: convnet (the paper's) or mlp"),
+    "learning_rate": (2e-3, "of Adam, at the first step"),
 }
 _FIT: dict[str, tuple[Any, str]] = {
-    "batch_size": (int, "examples a step"),
-    "min_steps": (int, "train for at least this many steps"),
-    "epochs": (float, "and for at least this many passes over the labelled set"),
-    "schedule": (str, "of the learning rate: cosine (falls to 0 at the last step) or constant"),
-    "decay_coverage": (str, "what weight decay covers: first_dense, weights, all or none"),
-    "monitor": (str, "early stopping on the validation set: none, nll or accuracy"),
-    "patience": (int, "checks without a better value before stopping"),
-    "check_every": (int, "steps between two checks"),
+    "batch_size": (32, "examples a step"),
+    "min_steps": (400, "train for at least this many steps"),
+    "epochs": (50.0, "and for at least this many passes over the labelled set"),
+    "schedule": ("cosine", "of the learning rate: cosine (to 0 at the last step) or constant"),
+    "decay_coverage": ("first_dense", "what decays: first_dense, weights, all or none"),
+    "monitor": ("none", "early stopping on the validation set: none, nll or accuracy"),
+    "patience": (5, "checks without a better value before stopping"),
+    "check_every": (50, "steps between two checks"),
 }
 
 
@@ -109,8 +110,8 @@ def parser() -> argparse.ArgumentParser:
     add("--list-acquisitions", action="store_true", help="list the acquisition functions and exit")
 
     add = root.add_argument_group("protocol").add_argument
-    for name, (kind, text) in _SETTINGS.items():
-        add(_flag(name), type=kind, metavar="X", help=text)
+    for name, (default, text) in _SETTINGS.items():
+        add(_flag(name), type=type(default), metavar="X", help=_help(name, default, text))
     add(
         "--warm-start",
         action=argparse.BooleanOptionalAction,
@@ -119,12 +120,13 @@ def parser() -> argparse.ArgumentParser:
     )
 
     add = root.add_argument_group("training").add_argument
-    for name, (kind, text) in _FIT.items():
-        add(_flag(name), type=kind, metavar="X", help=text)
+    for name, (default, text) in _FIT.items():
+        add(_flag(name), type=type(default), metavar="X", help=_help(name, default, text))
     add(
         "--weight-decay",
         metavar="C",
-        help='strength c of the penalty c/N |w|^2, or "auto": search it on the validation set',
+        help='strength c of the penalty c/N |w|^2, or "auto": search it on the validation set '
+        "(default: 2.5)",
     )
 
     add = root.add_argument_group("data").add_argument
@@ -171,6 +173,14 @@ def changes(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
         return {name: value for name, value in values.items() if value is not None}
 
     return preset.settings | given([*_SETTINGS, "warm_start"]), preset.fit | given([*_FIT])
+
+
+def _help(name: str, default: Any, text: str) -> str:
+    """The text with the default, and the presets' where they differ."""
+    values = {key: (preset.settings | preset.fit).get(name) for key, preset in PRESETS.items()}
+    other = "".join(f", {key}: {value:g}" for key, value in values.items() if value is not None)
+    shown = f"{default:g}" if isinstance(default, int | float) else default
+    return f"{text} (default: {shown}{other})"
 
 
 def _flag(name: str) -> str:
