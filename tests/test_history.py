@@ -11,10 +11,10 @@ import textwrap
 
 import numpy as np
 import pytest
+from small_runs import ENVIRONMENT, IDENTITY, REPOSITORY, cell_events, small_run, tree, write_log
 
 from bayesian_active_learning import history
 from bayesian_active_learning.history import HistoryError
-from runs import ENVIRONMENT, IDENTITY, REPOSITORY, cell_events, small_run, tree, write_log
 
 # The run directory.
 

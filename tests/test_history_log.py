@@ -12,15 +12,15 @@ import sys
 
 import numpy as np
 import pytest
-
-from bayesian_active_learning import history
-from bayesian_active_learning.history import EventLog, HistoryError
-from runs import (
+from small_runs import (
     REPOSITORY,
     cell_events,
     evaluated,
     write_log,
 )
+
+from bayesian_active_learning import history
+from bayesian_active_learning.history import EventLog, HistoryError
 
 # The log.
 
