@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from bayesian_active_learning.history import History
 
 RUNS = "runs"
+TRUSTED_SEEDS = 5
+TRUSTED_COMMAND = (
+    f"python -m experiments.mnist_bald --preset paper --seeds {TRUSTED_SEEDS} --labels 400"
+)
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
@@ -95,6 +99,9 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
             save_parameters=options.save_parameters,
         )
     report(directory, found, say, with_paper=options.preset == "paper")
+    if len(seeds) < TRUSTED_SEEDS:
+        data = f" --data-dir {options.data_dir}" if options.data_dir else ""
+        say(f"\nTo conclude something: {TRUSTED_COMMAND}{data}")
     return 0
 
 

@@ -21,10 +21,10 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "quick": Preset(
-        "BALD and random, one seed, 20 to 160 labels: a first look in minutes",
+        "BALD and random, one seed, 20 to 200 labels: a first look in minutes",
         ("bald", "random"),
         (0,),
-        160,
+        200,
         {"num_samples": 50, "num_test_samples": 10, "pool_size": 1000},
         {"min_steps": 200, "epochs": 0},
     ),
