@@ -9,6 +9,7 @@ to go on after an interruption: a round that was cut off is made again from its 
 import contextlib
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from bayesian_active_learning.models import MODELS
 from bayesian_active_learning.types import Candidates, Key, Model, Selection, Strategy, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive, pad_rows, round_up
 
+PARAMETERS = "params.npz"  # in a cell's directory, on request
 CAPACITY_STEP = 128  # the labelled set's buffer grows by this much
 
 
@@ -96,15 +98,22 @@ def round_keys(seed: int, round: int) -> Keys:
     return Keys(*jax.random.split(jax.random.fold_in(root, round), len(Keys._fields)))
 
 
-def identity(config: Config, dataset: Dataset) -> dict[str, Any]:
+def identity(config: Config, dataset: Dataset, splits: Splits | None = None) -> dict[str, Any]:
     """What a run directory is named by and refuses to change: plain JSON values."""
-    return {
+    facts = {
         "dataset": dataset.name,
         "content_hash": dataset.content_hash,
         "scaling": dataset.scaling,
-        **config._asdict(),
-        "fit": config.fit._asdict(),
+        **settings(config),
     }
+    if splits is not None:
+        facts["splits"] = {name: rows.tolist() for name, rows in splits._asdict().items()}
+    return facts
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the identity that does not come from the data."""
+    return {**config._asdict(), "fit": config.fit._asdict()}
 
 
 @functools.lru_cache(maxsize=8)
@@ -135,6 +144,8 @@ def check_config(config: Config) -> None:
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
     training.check_config(config.fit)
+    if not math.isfinite(config.learning_rate):
+        raise ValueError(f"learning_rate must be finite, got {config.learning_rate}")
     if config.fit.monitor != "none" and not config.num_validation:
         raise ValueError(f"monitor {config.fit.monitor!r} needs num_validation above 0")
 
@@ -163,7 +174,10 @@ def run(
       acquisitions: names as for `make_strategy`, for example "bald".
       seeds: each is one split, one set of initial parameters, one key tree.
       labels: budget, the labelled rows to end with, initial ones included. What is
-        there already counts, so a finished run goes on when this is raised.
+        there already counts, so a finished run goes on when this is raised. A budget
+        that is not the initial set and whole batches ends with a shorter batch, and a
+        run raised from there goes on from that number, not from the one it would have
+        had without the stop.
       directory: where the run leaves its files and goes on from; nothing is written
         when None.
       label_oracle: rows -> labels; the dataset's own labels when None.
@@ -173,7 +187,8 @@ def run(
       fresh: delete an earlier run in `directory` first.
       allow_other_environment: go on although packages or machine have changed.
       save_parameters: leave the last round's parameters in `directory` as params.npz
-        (`parameters.load_variables`), for every cell that this call brings to its end.
+        (`parameters.load_variables`); a cell that is finished without them is fitted
+        once more.
 
     Raises:
       ValueError: bad settings, a budget below the initial set (HistoryError, a subclass:
@@ -208,6 +223,8 @@ def run(
     cells = [(name, seed) for seed in seeds for name in acquisitions]
     sizes = {seed: splits or seed_splits(config, dataset, seed) for seed in seeds}
     for seed, found in sizes.items():
+        if config.fit.monitor != "none" and not len(found.validation):
+            raise ValueError(f"monitor {config.fit.monitor!r} needs validation rows (seed {seed})")
         if not len(found.initial):
             raise ValueError(
                 f"the initial set is empty (seed {seed}): the first fit needs labels; "
@@ -221,12 +238,9 @@ def run(
     rounds = {seed: _num_rounds(config, found, labels) for seed, found in sizes.items()}
     total, done = sum(rounds[seed] for _, seed in cells), 0
     if directory is not None:
-        facts = identity(config, dataset)
-        if splits is not None:
-            facts["splits"] = {name: rows.tolist() for name, rows in splits._asdict().items()}
         history_.open_run(
             directory,
-            facts,
+            identity(config, dataset, splits),
             history_.environment(),
             fresh=fresh,
             allow_other_environment=allow_other_environment,
@@ -240,14 +254,21 @@ def run(
         done += rounds[seed]
     if directory is not None:
         return history_.read_history(directory)
-    config_facts = {"identity": identity(config, dataset)}
-    return history_.History(config_facts, curves)
+    return history_.History({"identity": identity(config, dataset, splits)}, curves)
 
 
 def network(config: Config, dataset: Dataset) -> tuple[Model, optax.GradientTransformation]:
     """Model and optimizer of a config: the same objects for equal settings, so that what
     was compiled for them is found again."""
     return _model(config.model, dataset.num_classes), _adam(config.learning_rate)
+
+
+def random_labelled(splits: Splits, seed: int, count: int) -> np.ndarray:
+    """The initial rows and random rows of the pool, `count` in all: for studies that need
+    a labelled set and no acquisition function."""
+    extra = max(0, count - len(splits.initial))
+    drawn = pool_subset(seed, 0, splits.pool, extra) if extra else splits.pool[:0]
+    return np.concatenate([splits.initial, drawn])
 
 
 def seed_splits(config: Config, dataset: Dataset, seed: int) -> Splits:
@@ -292,6 +313,7 @@ class _MemoryLog:
 
     def __init__(self) -> None:
         self.events: tuple[Mapping[str, Any], ...] = ()
+        self.upcoming: tuple[Mapping[str, Any], ...] = ()
 
     def record(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         self.events = (*self.events, event)
@@ -337,8 +359,12 @@ def _run_cell(
     report: _Report | None,
 ) -> None:
     config, dataset = context.config, context.dataset
+    place = None if isinstance(log, _MemoryLog) else log.path.parent / PARAMETERS
     if _is_finished(log.events, context.budget):
-        return
+        if place is None or place.exists() or not context.save_parameters:
+            return
+    elif place is not None:
+        place.unlink(missing_ok=True)  # of a round that will not be the last one
     everything = np.concatenate([splits.initial, splits.pool])
     state = oracle.init(len(dataset.labels), dataset.num_classes, everything)
     first, count = history_.resume_point(log.events)
@@ -385,9 +411,13 @@ def _run_cell(
             report(number, len(rows), test["accuracy"])
         pool = oracle.pool_rows(state)
         wanted = min(config.acquisition_size, context.budget - len(rows), len(pool))
+        if log.upcoming and log.upcoming[0]["event"] == "query":
+            # Asked under another budget, and not yet answered: it counts as it stands.
+            wanted = len(log.upcoming[0]["rows"])
         if wanted <= 0:
-            if context.save_parameters:
-                parameters.save_variables(log.path.parent / "params.npz", result.variables)
+            if context.save_parameters and place is not None:
+                with history_.writing(place):
+                    parameters.save_variables(place, result.variables)
             return
         candidates = _candidates(
             context, keys.score, strategy, result.variables, seed, number, pool, pool_capacity

@@ -155,8 +155,10 @@ def check_config(config: FitConfig) -> None:
     check_one_of("schedule", config.schedule, SCHEDULES)
     check_one_of("weight decay coverage", config.decay_coverage, losses.COVERAGES)
     for name in ("epochs", "min_steps", "weight_decay"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+        if not 0 <= getattr(config, name) < np.inf:
+            raise ValueError(
+                f"{name} must not be negative or infinite, got {getattr(config, name)}"
+            )
 
 
 def _check_labelled(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesian_active_learning import experiment, inference, metrics, training
-from bayesian_active_learning.data_utils import Dataset, Splits, pool_subset
+from bayesian_active_learning.data_utils import Dataset, Splits
 
 STRENGTHS = (0.0, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -42,7 +42,8 @@ def search_weight_decay(
         pool rows' labels are spent on the search and not counted in any budget.
 
     Raises:
-      ValueError: no validation set, or no strengths.
+      ValueError: no validation set, no strengths, or none that trains: one for which
+        training diverges counts as infinitely bad.
     """
     if not config.num_validation or not len(strengths) or not len(seeds):
         raise ValueError("a search needs a validation set, strengths to try and seeds")
@@ -51,20 +52,22 @@ def search_weight_decay(
     found = np.zeros((len(strengths), len(seeds), 2))
     for column, seed in enumerate(seeds):
         parts = experiment.seed_splits(config, dataset, seed) if splits is None else splits
-        extra = max(0, num_labels - len(parts.initial))
-        drawn = pool_subset(seed, 0, parts.pool, extra) if extra else parts.pool[:0]
-        rows = np.concatenate([parts.initial, drawn])
+        rows = experiment.random_labelled(parts, seed, num_labels)
         keys = experiment.round_keys(seed, 0)
         for row, strength in enumerate(strengths):
-            result = training.fit(
-                keys.fit,
-                model,
-                optimizer,
-                dataset.images,
-                rows,
-                labels[rows],
-                config=config.fit._replace(weight_decay=float(strength), monitor="none"),
-            )
+            try:
+                result = training.fit(
+                    keys.fit,
+                    model,
+                    optimizer,
+                    dataset.images,
+                    rows,
+                    labels[rows],
+                    config=config.fit._replace(weight_decay=float(strength), monitor="none"),
+                )
+            except training.TrainingDiverged:
+                found[row, column] = np.inf, 0.0
+                continue
             (log_probs,) = inference.predict(
                 keys.evaluate,
                 [inference.mc_dropout(model, result.variables)],
@@ -73,7 +76,10 @@ def search_weight_decay(
                 num_samples=[config.num_test_samples],
             )
             scores = metrics.classification_metrics(log_probs, labels[parts.validation])
-            found[row, column] = scores.nll, scores.accuracy
+            nll = float(scores.nll)
+            found[row, column] = nll if np.isfinite(nll) else np.inf, scores.accuracy
+    if np.isinf(found[:, :, 0]).any(axis=1).all():
+        raise ValueError("training diverged for every strength; try a lower learning rate")
     trials = tuple(
         Trial(float(strength), *means)
         for strength, means in zip(strengths, found.mean(axis=1).tolist(), strict=True)

@@ -4,8 +4,10 @@ Heavy imports wait until the options are read, so that `--help` is instant.
 """
 
 import argparse
+import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 TRUSTED_SEEDS = 5
-TRUSTED_COMMAND = (
-    f"python -m experiments.mnist_bald --preset paper --seeds {TRUSTED_SEEDS} --labels 400"
-)
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
@@ -34,13 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list_acquisitions()
         return _run(options, say)
     except KeyboardInterrupt:
+        same = "the same command without --fresh" if options.fresh else "the same command"
         print(
-            "\nStopped. Nothing is lost: every label and every finished round is in the run "
-            "directory, and the same command goes on from there.",
+            "\nStopped. No label and no finished round that the run directory holds is lost; "
+            f"{same} goes on from there.",
             file=sys.stderr,
         )
         return INTERRUPTED
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
@@ -73,18 +73,19 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
         config = config._replace(fit=fit_config._replace(weight_decay=strength))
     experiment.check_config(config)
 
-    dataset = data_utils.load_dataset(_dataset_name(options), options.data_dir, notify=say)
+    name = _dataset_name(options, experiment.settings(config), say)
+    dataset = data_utils.load_dataset(name, options.data_dir, notify=_tell(options.quiet))
     dataset = data_utils.standardise(dataset, dataset.train_rows)
     splits = _index_sets(options.index_sets, dataset, config, seeds)
     if strength == "auto":
-        config = _searched(config, dataset, splits, seeds, say)
-    facts = experiment.identity(config, dataset)
+        config = _searched(config, dataset, splits, say)
+    facts = experiment.identity(config, dataset, splits)
     directory = pathlib.Path(options.output_dir or f"{RUNS}/{history.default_run_name(facts)}")
     say(
         f"Data: {dataset.name}, {len(dataset.train_rows):,} training and "
         f"{len(dataset.test_rows):,} test examples\nRun:  {directory}"
     )
-    with _progress_bar(options.quiet) as on_round:
+    with _ProgressBar(options.quiet) as on_round:
         found = experiment.run(
             config,
             dataset,
@@ -99,9 +100,10 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
             save_parameters=options.save_parameters,
         )
     report(directory, found, say, with_paper=options.preset == "paper")
-    if len(seeds) < TRUSTED_SEEDS:
-        data = f" --data-dir {options.data_dir}" if options.data_dir else ""
-        say(f"\nTo conclude something: {TRUSTED_COMMAND}{data}")
+    if min(len([cell for cell in found.cells if cell[0] == name]) for name in acquisitions) < (
+        TRUSTED_SEEDS
+    ):
+        say(f"\nTo conclude something (hours on a CPU): {_trusted_command(options, acquisitions)}")
     return 0
 
 
@@ -120,7 +122,9 @@ def report(
     from bayesian_active_learning.utils import atomic_write
 
     text = f"{history.summary_table(found)}\n\n{history.notice(found)}\n"
-    files = [directory / name for name in ("history.json", "history.csv", "history.xlsx")]
+    files: list[Any] = [
+        directory / name for name in ("history.json", "history.csv", "history.xlsx")
+    ]
     history.write_history(files[0], found)
     history.export_csv(files[1], found)
     history.export_xlsx(files[2], found)
@@ -129,11 +133,29 @@ def report(
     references = plotting.PAPER_LABELS if with_paper and is_mnist else None
     plotting.save_learning_curves(files[-1], found, references=references)
     files.append(directory / "summary.txt")
-    with atomic_write(files[-1]) as file:
+    with history.writing(files[-1]), atomic_write(files[-1]) as file:
         file.write(text)
     say("\n" + text)
+    cell = f"{directory}/<function>/<seed>"
+    files += [f"{directory}/{history.CONFIG}  what the results depend on"]
+    files += [f"{cell}/{history.LOG}  every label asked for, in order, and every result"]
+    files += [f"{cell}/{history.CLOCK}  seconds"]
+    files += [f"{path}  last parameters" for path in sorted(directory.glob("*/*/params.npz"))]
     say("Written:\n" + "\n".join(f"  {path}" for path in files))
-    say(f"  {directory}/<function>/<seed>/log.jsonl  every label asked for, in order")
+
+
+def _trusted_command(options: argparse.Namespace, acquisitions: Sequence[str]) -> str:
+    """The paper's protocol with enough seeds, for the same functions and data."""
+    own = os.path.join(".venv", "bin", "python")
+    same = [
+        word
+        for flag, value in (("--dataset", options.dataset), ("--data-dir", options.data_dir))
+        for word in (flag, value)
+        if value
+    ]
+    words = f"-m experiments.mnist_bald --preset paper --seeds {TRUSTED_SEEDS} --labels 400".split()
+    python = own if os.path.exists(own) else "python"
+    return shlex.join([python, *words, "--acquisition", *acquisitions, *same])
 
 
 def _weight_decay(text: str | None) -> float | str | None:
@@ -145,24 +167,48 @@ def _weight_decay(text: str | None) -> float | str | None:
         raise ValueError(f'--weight-decay expects a number or "auto", got {text!r}') from None
 
 
-def _dataset_name(options: argparse.Namespace) -> str | None:
-    """What was asked for; where nothing was, what the run in --output-dir began with."""
+def _tell(quiet: bool) -> Callable[[str], object]:
+    """What data was taken in place of MNIST is said even when quiet."""
+    return (lambda text: print(text, file=sys.stderr)) if quiet else print
+
+
+def _dataset_name(
+    options: argparse.Namespace, settings: dict[str, Any], say: Callable[[str], object]
+) -> str | None:
+    """What was asked for; where nothing was, what the run that this goes on with began with.
+
+    That is the run in --output-dir, or without one the last run among the default
+    directories that has these settings: MNIST that has come or gone since then does not
+    change what a run is about.
+    """
     from bayesian_active_learning import history
 
-    place = options.output_dir
-    began = place and not options.fresh and os.path.exists(os.path.join(place, history.CONFIG))
-    if options.dataset is not None or not began:
+    named = options.data_dir or os.environ.get("BAL_DATA_DIR")
+    if options.dataset is not None or options.fresh:
         return options.dataset
-    name = history.read_config(place)["identity"]["dataset"]
-    if name.startswith("npz:"):
-        raise ValueError(f"the run in {place} began with {name}; say where: --dataset npz:PATH")
-    return name
+    if options.output_dir:
+        places = [pathlib.Path(options.output_dir)]
+    else:
+        places = [] if named else list(pathlib.Path(RUNS).glob("*"))
+    places = [place for place in places if (place / history.CONFIG).exists()]
+    for place in sorted(places, key=lambda p: (p / history.CONFIG).stat().st_mtime, reverse=True):
+        began = history.read_config(place)["identity"]
+        if not options.output_dir and {key: began.get(key) for key in settings} != settings:
+            continue
+        name = began["dataset"]
+        if name.startswith("npz:"):
+            if not options.output_dir:
+                continue
+            raise ValueError(f"the run in {place} began with {name}; say where: --dataset npz:PATH")
+        say(f"Going on with {name}, as {place} began (--dataset takes another).")
+        return name
+    return None
 
 
 def _index_sets(
     path: str | None, dataset: "Dataset", config: "Config", seeds: Sequence[int]
 ) -> "Splits | None":
-    from bayesian_active_learning import data_utils
+    from bayesian_active_learning import data_utils, experiment
 
     if path is None:
         return None
@@ -172,15 +218,7 @@ def _index_sets(
         raise ValueError(
             f"{path} does not exist, and one file holds one split: write it with one seed first"
         )
-    splits = data_utils.make_splits(
-        seeds[0],
-        dataset.labels,
-        dataset.train_rows,
-        dataset.test_rows,
-        num_classes=dataset.num_classes,
-        num_initial_per_class=config.num_initial_per_class,
-        num_validation=config.num_validation,
-    )
+    splits = experiment.seed_splits(config, dataset, seeds[0])
     data_utils.save_splits(path, splits, dataset)
     return splits
 
@@ -189,37 +227,52 @@ def _searched(
     config: "Config",
     dataset: "Dataset",
     splits: "Splits | None",
-    seeds: Sequence[int],
     say: Callable[[str], object],
 ) -> "Config":
-    from bayesian_active_learning import tuning
+    """The config with the weight decay that the search finds: always on the same seeds, and
+    once; its table stays in a file beside the runs."""
+    from bayesian_active_learning import experiment, tuning
+    from bayesian_active_learning.utils import atomic_write, short_hash
 
-    say(
-        "Searching the weight decay: fits on 100 labels, compared on the validation set; "
-        "neither is counted in the budget ..."
-    )
-    best, table = tuning.search_weight_decay(config, dataset, seeds, splits=splits)
-    say("  c        validation nll  accuracy")
+    facts = experiment.identity(config, dataset, splits)
+    facts["fit"] = {key: value for key, value in facts["fit"].items() if key != "weight_decay"}
+    path = pathlib.Path(RUNS) / f"weight-decay-{short_hash(facts)}.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        best, table = found["chosen"], [tuning.Trial(*trial) for trial in found["trials"]]
+    else:
+        say(
+            "Searching the weight decay: fits on 100 labels for each of 5 seeds, compared on the "
+            "validation sets; none of these labels is counted in the budget ..."
+        )
+        best, trials = tuning.search_weight_decay(config, dataset, range(5), splits=splits)
+        table = list(trials)
+        with atomic_write(path) as file:
+            json.dump({"chosen": best, "trials": [list(trial) for trial in table]}, file)
+    say(f"Weight decay, from {path}:\n  c        validation nll  accuracy")
     for trial in table:
         chosen = "  <- chosen" if trial.strength == best else ""
         say(f"  {trial.strength:<7g}  {trial.nll:<14.4f}  {trial.accuracy:.1%}{chosen}")
     return config._replace(fit=config.fit._replace(weight_decay=best))
 
 
-class _progress_bar:
+class _ProgressBar:
     """A bar with round, labels, test accuracy and time left; nothing where there is no
     terminal."""
 
-    def __init__(self, quiet: bool):
+    def __init__(self, quiet: bool, file: Any = None):
         from tqdm import tqdm
 
         self._bar: Any = tqdm(
-            total=1,
+            total=0,
+            file=file,
             disable=True if quiet else None,
-            unit="round",
+            # Time left by the mean over this call, so that rounds that were there already,
+            # which `initial` counts, say nothing about it.
+            smoothing=0,
             bar_format="{desc} |{bar:24}| {n_fmt}/{total_fmt} rounds, {elapsed} < {remaining}",
         )
-        self._bar.set_description_str("compiling")
+        self._bar.set_description_str("starting")
 
     def __enter__(self) -> "Callable[[Progress], object]":
         return self.on_round
@@ -228,18 +281,17 @@ class _progress_bar:
         bar = self._bar
         if bar.disable:
             return
-        if bar.total != progress.total:
-            # What was there already, on resuming, says nothing about the time left.
-            bar.reset(progress.total)
-            bar.initial = bar.n = progress.done - 1
+        bar.total = progress.total
+        bar.initial += max(0, progress.done - 1 - bar.n)
+        bar.n = progress.done
         bar.set_description_str(
             f"{progress.acquisition}, seed {progress.seed}: {progress.labels} labels, "
-            f"test accuracy {progress.test_accuracy:.1%}",
-            refresh=False,
+            f"test accuracy {progress.test_accuracy:.1%}"
         )
-        bar.update(progress.done - bar.n)
 
     def __exit__(self, *error: object) -> None:
+        if not self._bar.disable:
+            self._bar.leave = bool(self._bar.n)
         self._bar.close()
 
 

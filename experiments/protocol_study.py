@@ -18,6 +18,7 @@ import numpy as np
 
 from bayesian_active_learning import data_utils, experiment, inference, metrics, training, tuning
 from bayesian_active_learning.history import Curve, labels_to_threshold, mean_interval
+from bayesian_active_learning.utils import atomic_write, short_hash
 from experiments.options import parse_seeds
 
 LABELS = (60, 250)  # sizes of the random labelled sets
@@ -62,6 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", type=int, default=200, help="budget of the acquisition part")
     parser.add_argument("--output-dir", default="runs/protocol-study", metavar="DIR")
     options = parser.parse_args(arguments)
+    try:
+        return _study(options)
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _study(options: argparse.Namespace) -> int:
     seeds = parse_seeds(options.seeds)
     raw = data_utils.load_dataset("mnist", options.data_dir)
     dataset = data_utils.standardise(raw, raw.train_rows)
@@ -82,26 +91,38 @@ def _trials(
     dataset: data_utils.Dataset,
     seeds: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """All trials, those in `path` already and those that are still to be made."""
-    trials = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(trial["variant"], trial["labels"], trial["seed"]) for trial in trials}
-    with open(path, "a", encoding="utf-8") as file:
-        for seed in seeds:
-            for variant in TRAINING:
-                for count in LABELS:
-                    if (variant, count, seed) not in done:
-                        data = raw if variant == RAW else dataset
-                        trials.append(_trial(variant, count, seed, data))
-                        print(json.dumps(trials[-1]), file=file, flush=True)
+    """All trials, those in `path` already and those that are still to be made.
+
+    A trial in the file counts only for the settings it was made with; a line that a kill
+    cut off is dropped.
+    """
+    known: dict[tuple[str, int, int], dict[str, Any]] = {}
+    if path.exists():
+        complete = path.read_bytes().rpartition(b"\n")[0]
+        for trial in map(json.loads, complete.splitlines()):
+            known[trial["settings"], trial["labels"], trial["seed"]] = trial
+    trials = []
+    for seed in seeds:
+        for variant in TRAINING:
+            for count in LABELS:
+                data = raw if variant == RAW else dataset
+                config = experiment.Config(fit=training.FitConfig()._replace(**TRAINING[variant]))
+                made_with = short_hash(experiment.identity(config, data))
+                if (made_with, count, seed) not in known:
+                    trial = _trial(config, count, seed, data)
+                    known[made_with, count, seed] = {"settings": made_with, **trial}
+                    with atomic_write(path) as file:
+                        file.writelines(json.dumps(each) + "\n" for each in known.values())
+                trials.append({"variant": variant, **known[made_with, count, seed]})
     return trials
 
 
-def _trial(variant: str, count: int, seed: int, dataset: data_utils.Dataset) -> dict[str, Any]:
-    config = experiment.Config(fit=training.FitConfig()._replace(**TRAINING[variant]))
+def _trial(
+    config: experiment.Config, count: int, seed: int, dataset: data_utils.Dataset
+) -> dict[str, Any]:
     model, optimizer = experiment.network(config, dataset)
     splits = experiment.seed_splits(config, dataset, seed)
-    drawn = data_utils.pool_subset(seed, 0, splits.pool, count - len(splits.initial))
-    rows = np.concatenate([splits.initial, drawn])
+    rows = experiment.random_labelled(splits, seed, count)
     labels = dataset.labels
     keys = experiment.round_keys(seed, 0)
     held_out = (dataset.images[splits.validation], labels[splits.validation])
@@ -128,7 +149,7 @@ def _trial(variant: str, count: int, seed: int, dataset: data_utils.Dataset) -> 
         evaluated,
         num_samples=[config.num_test_samples, 1],
     )
-    found: dict[str, Any] = {"variant": variant, "labels": count, "seed": seed}
+    found: dict[str, Any] = {"labels": count, "seed": seed}
     end = len(splits.test)
     for suffix, log_probs in zip(("", "_mean"), predictions, strict=True):
         for name, part in (("test", slice(end)), ("validation", slice(end, None))):

@@ -299,6 +299,19 @@ def test_a_raised_budget_is_a_larger_run(
     assert log_of(tmp_path, "random").read_bytes() == log_of(finished, "random").read_bytes()
 
 
+def test_a_query_asked_under_another_budget_is_answered_as_it_stands(tmp_path: pathlib.Path):
+    go(labels=13, directory=tmp_path)
+    path = log_of(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kinds = [json.loads(line)["event"] for line in lines]
+    until = kinds.index("query") + 1
+    path.write_bytes(b"".join(lines[:until]))  # killed before the three answers came
+    asked = json.loads(lines[until - 1])["rows"]
+    curve = go(labels=BUDGET, directory=tmp_path).cells["bald", 0]
+    assert curve.labels.tolist() == [10, 13, 18, 23, 25]
+    assert curve.rows[0].tolist() == asked
+
+
 def test_a_budget_raised_beyond_the_buffer_changes_nothing(tmp_path: pathlib.Path):
     config = CONFIG._replace(acquisition_size=60, pool_size=0)
     data = digits(200)

@@ -1,12 +1,15 @@
 """The command, from options to files, on the digits that are always there."""
 
+import io
 import json
+import pathlib
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from bayesian_active_learning import experiment
+from bayesian_active_learning import data_utils, experiment
 from bayesian_active_learning.history import labels_to_threshold, load_history, read_events
 from experiments import mnist_bald, options
 from experiments.options import PRESETS, parse_seeds, parser
@@ -119,12 +122,77 @@ def test_budget_seeds_and_functions_can_be_extended(run):
     assert (run / "max_entropy" / "0" / "log.jsonl").exists()
 
 
-def test_the_data_set_is_recorded_and_does_not_flip(run, no_data, capsys):
-    arguments = [a for a in SMALL if a not in ("--dataset", "digits")]
-    assert mnist_bald.main([*arguments, "--output-dir", str(run), "--labels", "50"]) == 0
-    assert "digits" in capsys.readouterr().out
-    config = json.loads((run / "config.json").read_text())
-    assert config["identity"]["dataset"] == "digits"
+WITHOUT_DATASET = [word for word in SMALL if word not in ("--dataset", "digits")]
+
+
+@pytest.fixture
+def asked(monkeypatch, no_data):
+    """Names that were asked of `load_dataset`, which gives MNIST-like data for none."""
+    names = []
+    load = data_utils.load_dataset
+
+    def spy(name=None, *args, **kwargs):
+        names.append(name)
+        found = load("digits")
+        return found if name == "digits" else found._replace(name="mnist")
+
+    monkeypatch.setattr(data_utils, "load_dataset", spy)
+    return names
+
+
+def test_the_data_set_is_recorded_and_does_not_flip(run, asked, capsys):
+    command_line = [*WITHOUT_DATASET, "--output-dir", str(run), "--labels", "50"]
+    assert mnist_bald.main(command_line) == 0
+    assert asked == ["digits"]
+    assert f"Going on with digits, as {run} began" in capsys.readouterr().out
+
+
+def test_it_does_not_flip_in_the_default_directory(tmp_path, asked, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rest = ["--labels", "20", "--acquisition", "random"]
+    assert mnist_bald.main([*SMALL, *rest]) == 0
+    assert mnist_bald.main([*WITHOUT_DATASET, *rest]) == 0
+    assert len(list(pathlib.Path("runs").iterdir())) == 1
+    assert "Going on with digits" in capsys.readouterr().out
+    # Other settings are another run, which may begin with whatever can be had.
+    assert mnist_bald.main([*WITHOUT_DATASET, *rest, "--min-steps", "4"]) == 0
+    # A folder that is named now says what is wanted now.
+    assert mnist_bald.main([*WITHOUT_DATASET, *rest, "--data-dir", str(tmp_path)]) == 0
+    assert asked == ["digits", "digits", None, None]
+
+
+def test_quiet_still_says_that_mnist_was_not_found(no_data, tmp_path, capsys):
+    line = [*WITHOUT_DATASET, "--labels", "20", "--acquisition", "random", "--quiet"]
+    assert mnist_bald.main([*line, "--output-dir", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "MNIST" in said.err
+    assert "digits" in said.err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_after_a_resume_counts_only_new_rounds():
+    screen = Terminal()
+    bar = mnist_bald._ProgressBar(False, file=screen)
+    bar._bar.start_t -= 10  # ten seconds ago
+    with bar as on_round:
+        for done in (31, 32, 38):  # 30 were there; a later cell had 5 more
+            on_round(experiment.Progress("bald", 0, done - 1, 10 * done, 400, 0.5, done, 40))
+        assert "38/40 rounds" in screen.getvalue().rpartition("\r")[2]
+        facts = bar._bar.format_dict
+        assert facts["n"] - facts["initial"] == 3
+        assert "bald, seed 0: 310 labels, test accuracy 50.0%" in screen.getvalue()
+
+
+def test_no_bar_where_there_is_no_terminal():
+    screen = io.StringIO()
+    with mnist_bald._ProgressBar(False, file=screen) as on_round:
+        on_round(experiment.Progress("bald", 0, 0, 20, 400, 0.5, 1, 40))
+    assert screen.getvalue() == ""
 
 
 def test_fresh_starts_anew(tmp_path):
@@ -144,7 +212,8 @@ def test_index_sets_are_written_and_used_again(tmp_path, capsys):
     assert first["rows"] == written["initial"]
 
 
-def test_weight_decay_auto_reports_the_search(tmp_path, capsys):
+def test_weight_decay_auto_reports_the_search(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     place = tmp_path / "run"
     rest = ("--labels", "20", "--acquisition", "random", "--weight-decay", "auto")
     assert command(place, *rest) == 0
@@ -153,7 +222,13 @@ def test_weight_decay_auto_reports_the_search(tmp_path, capsys):
     chosen = float(next(line for line in said.splitlines() if "chosen" in line).split()[0])
     config = json.loads((place / "config.json").read_text())
     assert config["identity"]["fit"]["weight_decay"] == chosen
-    assert command(place, *rest) == 0  # the same search, the same identity
+    # Later seeds go on with what was found, and nothing is searched again.
+    assert command(place, *rest, "--seeds", "2") == 0
+    said = capsys.readouterr().out
+    assert "Searching" not in said
+    assert "<- chosen" in said
+    (table,) = pathlib.Path("runs").glob("weight-decay-*.json")
+    assert json.loads(table.read_text())["chosen"] == chosen
 
 
 @pytest.mark.parametrize(
@@ -176,6 +251,9 @@ def test_weight_decay_auto_reports_the_search(tmp_path, capsys):
         (["--weight-decay", "-1"], "weight_decay must not be negative"),
         (["--batch-size", "0"], "batch_size must be positive, got 0"),
         (["--learning-rate", "0"], "learning_rate must be positive, got 0"),
+        (["--learning-rate", "inf"], "learning_rate must be finite, got inf"),
+        (["--epochs", "nan"], "epochs must not be negative or infinite, got nan"),
+        (["--epochs", "inf"], "epochs must not be negative or infinite, got inf"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
@@ -217,3 +295,23 @@ def test_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bayesian_active_learning.experiment.run", stop)
     assert command(tmp_path / "run") == 130
     assert "the same command goes on" in capsys.readouterr().err
+    assert command(tmp_path / "run", "--fresh") == 130
+    assert "the same command without --fresh goes on" in capsys.readouterr().err
+
+
+def test_few_seeds_are_told_a_command_that_can_be_typed(run, capsys):
+    assert command(run, "--labels", "50", "--seeds", "2") == 0
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("To conclude something"))
+    words = shlex.split(line.partition(": ")[2])[3:]
+    typed = parser().parse_args(words)
+    assert (typed.preset, typed.seeds, typed.acquisition) == ("paper", ["5"], ["bald", "random"])
+    assert typed.dataset == "digits"
+
+
+def test_two_index_files_are_two_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a.json", "0-0"), ("b.json", "1-1")):
+        rest = ["--labels", "20", "--acquisition", "random", "--seeds", seed]
+        assert mnist_bald.main([*SMALL, *rest, "--index-sets", name]) == 0
+    assert len(list(pathlib.Path("runs").iterdir())) == 2

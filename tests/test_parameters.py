@@ -44,7 +44,10 @@ def test_the_command_saves_them_on_request(tmp_path):
         "--dataset digits --model mlp --min-steps 5 --epochs 0 --num-samples 3 "
         "--num-test-samples 2 --pool-size 50 --labels 30 --acquisition random --save-parameters"
     )
-    assert mnist_bald.main([*options.split(), "--output-dir", str(tmp_path / "run")]) == 0
+    line = [*options.split(), "--output-dir", str(tmp_path / "run")]
+    assert mnist_bald.main(line[:-3] + line[-2:]) == 0
+    assert not (tmp_path / "run" / "random" / "0" / "params.npz").exists()
+    assert mnist_bald.main(line) == 0  # asked for later: the last round is fitted again
     model = models.mlp(10)
     shapes = jax.eval_shape(model.init, KEY, np.zeros((1, 8, 8, 1), np.float32))
     found = load_variables(tmp_path / "run" / "random" / "0" / "params.npz", shapes)

@@ -32,7 +32,11 @@ def test_trials_are_made_once_and_tabled(small, tmp_path):
     before = path.read_bytes()
     assert protocol_study._trials(path, small, small, (0, 1, 2)) == trials
     assert path.read_bytes() == before
-    assert [json.loads(line) for line in before.splitlines()] == trials
+    stored = [json.loads(line) for line in before.splitlines()]
+    assert [{"variant": t["variant"], **s} for t, s in zip(trials, stored, strict=True)] == trials
+
+    path.write_bytes(before + b'{"settings": "cut of')
+    assert protocol_study._trials(path, small, small, (0, 1, 2)) == trials
 
     table = protocol_study.training_table(trials, (0, 1, 2)).splitlines()
     assert table[-2].startswith("| protocol | 30 |")

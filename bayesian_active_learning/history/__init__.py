@@ -24,7 +24,7 @@ from bayesian_active_learning.history.directory import (
     open_run,
     read_config,
 )
-from bayesian_active_learning.history.errors import HistoryError, differences
+from bayesian_active_learning.history.errors import HistoryError, differences, writing
 from bayesian_active_learning.history.export import export_csv, export_xlsx
 from bayesian_active_learning.history.lock import cell_lock
 from bayesian_active_learning.history.log import EventLog, read_events, resume_point
@@ -93,4 +93,5 @@ __all__ = [
     "student_t",
     "summary_table",
     "write_history",
+    "writing",
 ]
