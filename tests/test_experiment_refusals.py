@@ -142,7 +142,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"fit": CONFIG.fit._replace(batch_size=0)}, "batch_size must be positive, got 0"),
     ({"fit": CONFIG.fit._replace(check_every=0)}, "check_every must be positive, got 0"),
-    ({"fit": CONFIG.fit._replace(epochs=-1)}, "epochs must not be negative, got -1"),
+    ({"fit": CONFIG.fit._replace(epochs=-1)}, "epochs must not be negative or infinite, got -1"),
     ({"fit": CONFIG.fit._replace(monitor="loss")}, "unknown monitor 'loss'; known: none, nll"),
     ({"fit": CONFIG.fit._replace(decay_coverage="x")}, "unknown weight decay coverage 'x'"),
 ]

@@ -110,3 +110,22 @@ def test_tracked_files_name_no_path_of_one_machine():
 def test_source_files_stay_short():
     long = [p for p in tracked_files() if p.suffix == ".py" and p.read_text().count("\n") > 600]
     assert long == []
+
+
+def test_readme_states_the_protocol_that_is_run():
+    from bayesian_active_learning import experiment
+
+    config, text = experiment.Config(), " ".join((REPOSITORY / "README.md").read_text().split())
+    fit = config.fit
+    for statement in (
+        f"({config.num_initial_per_class} per class), {config.num_validation} validation labels",
+        f"{config.acquisition_size} labels a round from a random {config.pool_size:,} of the pool",
+        f"K = {config.num_samples}, a fresh network each round",
+        f"batches of {fit.batch_size} for {fit.epochs:g} epochs and at least {fit.min_steps} steps",
+        f"falls from {config.learning_rate:g} to 0 over a {fit.schedule}",
+        f"weight decay {fit.weight_decay:g}/N on the first dense layer, no early stopping",
+        f"averaged over {config.num_test_samples} posterior samples",
+    ):
+        assert statement in text
+    assert (fit.decay_coverage, fit.monitor) == ("first_dense", "none")
+    assert not config.warm_start

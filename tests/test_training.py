@@ -312,7 +312,7 @@ def test_divergence_counts_steps_over_all_blocks():
         *(
             (
                 lambda name=name: fit_digits(20, config=SHORT._replace(**{name: -1})),
-                f"{name} must not be negative, got -1",
+                f"{name} must not be negative or infinite, got -1",
             )
             for name in ("epochs", "min_steps", "weight_decay")
         ),
