@@ -218,7 +218,7 @@ def run(
         *network(config, dataset),
         label_oracle or oracle.dataset_oracle(dataset.labels),
         labels,
-        save_parameters and directory is not None,
+        save_parameters,
     )
     cells = [(name, seed) for seed in seeds for name in acquisitions]
     sizes = {seed: splits or seed_splits(config, dataset, seed) for seed in seeds}
@@ -444,7 +444,7 @@ def _run_cell(
 
 
 def _is_finished(events: Sequence[Mapping[str, Any]], budget: int) -> bool:
-    """Whether the last thing that happened is the evaluation of enough labels."""
+    """Whether some round was evaluated with enough labels, be it under a larger budget."""
     return any(event["event"] == "evaluated" and event["labels"] >= budget for event in events)
 
 

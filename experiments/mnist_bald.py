@@ -100,9 +100,8 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
             save_parameters=options.save_parameters,
         )
     report(directory, found, say, with_paper=options.preset == "paper")
-    if min(len([cell for cell in found.cells if cell[0] == name]) for name in acquisitions) < (
-        TRUSTED_SEEDS
-    ):
+    by_function = history.curves_by_function(found)
+    if min(len(by_function[name]) for name in acquisitions) < TRUSTED_SEEDS:
         say(f"\nTo conclude something (hours on a CPU): {_trusted_command(options, acquisitions)}")
     return 0
 
@@ -192,7 +191,12 @@ def _dataset_name(
         places = [] if named else list(pathlib.Path(RUNS).glob("*"))
     places = [place for place in places if (place / history.CONFIG).exists()]
     for place in sorted(places, key=lambda p: (p / history.CONFIG).stat().st_mtime, reverse=True):
-        began = history.read_config(place)["identity"]
+        try:
+            began = history.read_config(place)["identity"]
+        except history.HistoryError:
+            if options.output_dir:
+                raise
+            continue  # a damaged run among others is not this one's trouble
         if not options.output_dir and {key: began.get(key) for key in settings} != settings:
             continue
         name = began["dataset"]

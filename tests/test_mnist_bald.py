@@ -161,6 +161,18 @@ def test_it_does_not_flip_in_the_default_directory(tmp_path, asked, monkeypatch,
     assert asked == ["digits", "digits", None, None]
 
 
+def test_a_damaged_run_among_others_stops_no_other(tmp_path, asked, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    damaged = pathlib.Path("runs") / "other" / "config.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    rest = ["--labels", "20", "--acquisition", "random"]
+    assert mnist_bald.main([*WITHOUT_DATASET, *rest]) == 0
+    assert asked == [None]
+    assert mnist_bald.main([*WITHOUT_DATASET, *rest, "--output-dir", str(damaged.parent)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
 def test_quiet_still_says_that_mnist_was_not_found(no_data, tmp_path, capsys):
     line = [*WITHOUT_DATASET, "--labels", "20", "--acquisition", "random", "--quiet"]
     assert mnist_bald.main([*line, "--output-dir", str(tmp_path / "run")]) == 0
