@@ -78,17 +78,28 @@ class Posterior(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """What a strategy may ask for; None where it is not among its `needs`."""
+    """What a strategy may ask for; None where it is not among its `needs`.
+
+    Predictions without a sample axis come from the network with dropout off. E is the
+    number of committee members.
+    """
 
     rows: ArrayLike  # [N] int32
     mask: ArrayLike  # [N] bool, False = padding
-    scores: ArrayLike | None = None  # [N]
+    scores: ArrayLike | None = None  # [N], of the strategy's own score function
     log_probs: ArrayLike | None = None  # [N, K, C]
-    features: ArrayLike | None = None  # [N, D]
-    labelled_features: ArrayLike | None = None  # [L, D]
-    labelled_mask: ArrayLike | None = None  # [L]
+    predictions: ArrayLike | None = None  # [N, C] log-probabilities
+    features: ArrayLike | None = None  # [N, D], input of the last linear layer
+    input_gradients: ArrayLike | None = None  # [N], sum |d cross-entropy(f(x), argmax) / dx|
+    committee_log_probs: ArrayLike | None = None  # [N, E, C], networks trained apart
+    unlabelled_probability: ArrayLike | None = None  # [N], VAAL: 1 - D(mu(x))
+    labels: ArrayLike | None = None  # [N], for upper bounds in plots only
+    labelled_mask: ArrayLike | None = None  # [L] bool, False = padding
     labelled_labels: ArrayLike | None = None  # [L]
-    target_log_probs: ArrayLike | None = None  # [M, K, C]
+    labelled_scores: ArrayLike | None = None  # [L]
+    labelled_predictions: ArrayLike | None = None  # [L, C] log-probabilities
+    labelled_features: ArrayLike | None = None  # [L, D]
+    target_log_probs: ArrayLike | None = None  # [M, K, C], inputs like those to be predicted
 
 
 class Selection(NamedTuple):

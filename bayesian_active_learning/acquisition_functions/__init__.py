@@ -6,6 +6,7 @@ Arrays in, arrays out: nothing here ever sees a model. Scores map log-probabilit
 """
 
 from bayesian_active_learning.acquisition_functions.acquire import acquire, check_log_probs
+from bayesian_active_learning.acquisition_functions.rankings import random, select_top, top_k
 from bayesian_active_learning.acquisition_functions.scores import (
     bald,
     max_entropy,
@@ -16,9 +17,6 @@ from bayesian_active_learning.acquisition_functions.scores import (
 from bayesian_active_learning.acquisition_functions.strategies import (
     STRATEGIES,
     make_strategy,
-    random,
-    select_top,
-    top_k,
 )
 
 __all__ = [

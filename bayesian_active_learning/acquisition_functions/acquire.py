@@ -6,7 +6,10 @@ checks are eager, on the host.
 
 import numpy as np
 
+from bayesian_active_learning.acquisition_functions.selection import PER_CANDIDATE
 from bayesian_active_learning.types import ArrayLike, Candidates, Selection
+
+_LOGARITHMS = ("log_probs", "predictions", "committee_log_probs")
 
 
 def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
@@ -20,8 +23,9 @@ def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
       int32 rows, at most B.
 
     Raises:
-      ValueError: a NaN or infinite score among the candidates or the picks (naming the
-        rows), positions out of range, masked out or picked twice, or shapes that differ.
+      ValueError: NaN or infinite values among what is known of the candidates or the scores
+        of the picks (naming the rows), positions out of range, masked out or picked
+        twice, or shapes that differ.
     """
     rows = np.asarray(candidates.rows)
     mask = np.asarray(candidates.mask, bool)
@@ -30,14 +34,19 @@ def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
             f"expected candidate rows and mask of one shape [N], got {list(rows.shape)} and "
             f"{list(mask.shape)}"
         )
-    if candidates.scores is not None:
-        candidate_scores = np.asarray(candidates.scores)
-        if candidate_scores.shape != rows.shape:
-            raise ValueError(
-                f"expected one score for each of {len(rows)} candidates, got shape "
-                f"{list(candidate_scores.shape)}"
-            )
-        _refuse_not_finite(candidate_scores[mask], rows[mask])
+    if candidates.scores is not None and np.shape(candidates.scores) != rows.shape:
+        raise ValueError(
+            f"expected one score for each of {len(rows)} candidates, got shape "
+            f"{list(np.shape(candidates.scores))}"
+        )
+    for name in PER_CANDIDATE if rows.size else ():
+        if getattr(candidates, name) is not None:
+            values = np.asarray(getattr(candidates, name)).reshape(rows.size, -1)
+            if np.issubdtype(values.dtype, np.floating):
+                # A log-probability may be -inf: that is the logarithm of 0.
+                fine = np.isfinite(values) | ((values == -np.inf) & (name in _LOGARITHMS))
+                what = name.replace("_", " ")
+                _refuse(what, ~fine.all(axis=1) & mask, rows, values)
 
     fields = {name: np.asarray(value) for name, value in selection._asdict().items()}
     shapes = {name: list(value.shape) for name, value in fields.items()}
@@ -58,7 +67,8 @@ def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
     values, counts = np.unique(picked, return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"rows {_some(values[counts > 1])} were selected more than once")
-    _refuse_not_finite(fields["scores"][valid], picked)
+    scores = fields["scores"][valid]
+    _refuse("scores", ~np.isfinite(scores), picked, scores[:, None])
     return picked.astype(np.int32)
 
 
@@ -93,12 +103,13 @@ def check_log_probs(log_probs: ArrayLike, rows: ArrayLike | None = None) -> None
         )
 
 
-def _refuse_not_finite(scores: np.ndarray, rows: np.ndarray) -> None:
-    bad = ~np.isfinite(scores)
+def _refuse(what: str, bad: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
     if bad.any():
+        first = values[np.argmax(bad)]
         raise ValueError(
-            f"the scores of rows {_some(rows[bad])} are NaN or infinite ({scores[bad][0]}); "
-            "check those inputs and the model's predictions for them"
+            f"the {what} of rows {_some(rows[bad])} are NaN or infinite "
+            f"({first[~np.isfinite(first)][0]}); check those inputs and the model's "
+            "predictions for them"
         )
 
 
