@@ -1,5 +1,6 @@
 """The scores: a table worked out by hand, then one list of scores x one list of behaviours."""
 
+import functools
 import inspect
 
 import jax
@@ -17,6 +18,10 @@ SCORES = {
     "variation_ratios": af.variation_ratios,
     "variation_ratios_mode": af.variation_ratios_mode,
     "mean_std": af.mean_std,
+    "least_confidence": af.least_confidence,
+    "margin": af.margin,
+    "margin_ratio": af.margin_ratio,
+    "expected_entropy": af.expected_entropy,
 }
 COMPILED = {name: jax.jit(score) for name, score in SCORES.items()}  # eager calls are slow
 SIZES = [(num_classes, num_samples) for num_classes in (2, 10, 1000) for num_samples in (1, 2, 100)]
@@ -44,6 +49,14 @@ def _reference_of_one(name: str, probs: np.ndarray) -> float:
     if name == "variation_ratios_mode":
         votes = [sample.tolist().index(max(sample)) for sample in probs]
         return 1 - max(votes.count(vote) for vote in votes) / len(votes)
+    if name == "least_confidence":
+        return 1 - max(mean)
+    if name in ("margin", "margin_ratio"):
+        first, second = sorted(mean)[-1], sorted(mean)[-2]
+        return 1 - (first - second) if name == "margin" else second / first
+    if name == "expected_entropy":
+        return sum(_entropy(sample) for sample in probs) / len(probs)
+    assert name == "mean_std"
     return float(np.mean([np.sqrt(np.mean((p - p.mean()) ** 2)) for p in probs.T]))
 
 
@@ -61,11 +74,29 @@ LN2 = np.log(2)
 H = 2 * LN2 - 0.75 * np.log(3)  # entropy of (3/4, 1/4)
 TABLE: list[tuple[list[list[float]], list[float]]] = [
     # probabilities [K, C]; then the scores in the order of SCORES
-    ([[0.5, 0.5], [0.5, 0.5]], [0.0, LN2, 0.5, 0.0, 0.0]),
-    ([[1.0, 0.0], [0.0, 1.0]], [LN2, LN2, 0.5, 0.5, 0.5]),
-    ([[1.0, 0.0], [1.0, 0.0]], [0.0, 0.0, 0.0, 0.0, 0.0]),
-    ([[1.0, 0.0], [0.5, 0.5]], [H - LN2 / 2, H, 0.25, 0.0, 0.25]),  # a tie votes for class 0
+    ([[0.5, 0.5], [0.5, 0.5]], [0.0, LN2, 0.5, 0.0, 0.0, 0.5, 1.0, 1.0, LN2]),
+    ([[1.0, 0.0], [0.0, 1.0]], [LN2, LN2, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 0.0]),
+    ([[1.0, 0.0], [1.0, 0.0]], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+    # A tie votes for class 0.
+    (
+        [[1.0, 0.0], [0.5, 0.5]],
+        [H - LN2 / 2, H, 0.25, 0.0, 0.25, 0.25, 0.5, 1 / 3, LN2 / 2],
+    ),
+    # Three classes: the mean is (5/8, 1/4, 1/8).
+    (
+        [[0.75, 0.0, 0.25], [0.5, 0.5, 0.0]],
+        [
+            5 / 8 * np.log(8 / 5) + LN2 / 2 + 3 * LN2 / 8 - (H + LN2) / 2,
+            5 / 8 * np.log(8 / 5) + LN2 / 2 + 3 * LN2 / 8,
+            *(3 / 8, 0.0, (1 / 8 + 1 / 4 + 1 / 8) / 3),
+            *(3 / 8, 5 / 8, 2 / 5, (H + LN2) / 2),
+        ],
+    ),
 ]
+
+
+def test_the_table_of_scores_is_complete() -> None:
+    assert af.SCORES == SCORES
 
 
 @pytest.mark.parametrize("row", range(len(TABLE)))
@@ -111,7 +142,10 @@ def test_jit_vmap_and_plain_agree(name: str) -> None:
 def test_higher_where_samples_disagree(name: str) -> None:
     disagree, agree = [[0.9, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.9, 0.1]]
     scores = SCORES[name](np.log(np.asarray([agree, disagree], np.float32)))
-    assert scores[1] > scores[0] + 0.1
+    if name == "expected_entropy":  # the one that does not look at disagreement
+        np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
+    else:
+        assert scores[1] > scores[0] + 0.1
 
 
 @each_score
@@ -229,7 +263,10 @@ def test_works_under_strict_ranks_and_nan_checks(name: str) -> None:
 
 @each_score
 def test_signature_and_docstring(name: str) -> None:
-    assert list(inspect.signature(SCORES[name]).parameters) == ["log_probs"]
+    first, *options = inspect.signature(SCORES[name]).parameters.values()
+    assert first.name == "log_probs"
+    for option in options:
+        assert option.kind is option.KEYWORD_ONLY and option.default is not option.empty
     doc = inspect.getdoc(SCORES[name]) or ""
     for word in ("[N, K, C]", "`[N]`", "Raises", "20"):
         assert word in doc
@@ -266,7 +303,12 @@ def test_bounds_hold_on_random_inputs() -> None:
             "variation_ratios": 1 - 1 / num_classes,
             "variation_ratios_mode": 1 - 1 / min(num_classes, num_samples),
             "mean_std": 0.5,
+            "least_confidence": 1 - 1 / num_classes,
+            "margin": 1.0,
+            "margin_ratio": 1.0,
+            "expected_entropy": np.log(num_classes),
         }
+        assert bounds.keys() == SCORES.keys()
         for name, upper in bounds.items():
             scores = np.asarray(COMPILED[name](log_probs))
             assert scores.min() >= -1e-6, name
@@ -283,6 +325,83 @@ def test_mode_form_breaks_ties_towards_the_lowest_class_and_has_no_gradient() ->
 def test_mean_std_gradient_is_zero_where_a_class_does_not_vary() -> None:
     gradient = jax.grad(lambda x: af.mean_std(x).sum())(jnp.log(jnp.full((1, 4, 4), 0.25)))
     np.testing.assert_array_equal(gradient, np.zeros((1, 4, 4)))
+
+
+def test_least_confidence_is_variation_ratios_and_may_be_normalised() -> None:
+    values = random_log_probs(3, 4)
+    log_probs = jnp.asarray(values, jnp.float32)
+    plain = COMPILED["least_confidence"]
+    normalised = functools.partial(af.least_confidence, normalised=True)
+    np.testing.assert_array_equal(plain(log_probs), COMPILED["variation_ratios"](log_probs))
+    expected = 4 / 3 * reference("variation_ratios", values)
+    np.testing.assert_allclose(normalised(log_probs), expected, rtol=1e-5)
+    for num_classes in (2, 10, 1000):
+        uniform = jnp.full((1, 2, num_classes), -jnp.log(num_classes))
+        np.testing.assert_allclose(normalised(uniform), [1.0], rtol=1e-6)
+    np.testing.assert_array_equal(normalised(jnp.zeros((2, 3, 1))), [0.0, 0.0])
+
+
+def test_margins_look_at_two_classes_and_rank_differently() -> None:
+    probs = [[0.5, 0.3, 0.2], [0.3, 0.15, 0.55], [0.1, 0.18, 0.72], [0.4, 0.4, 0.2]]
+    log_probs = jnp.log(jnp.array(probs))[:, None]
+    np.testing.assert_allclose(COMPILED["margin"](log_probs), [0.8, 0.75, 0.46, 1.0], rtol=1e-6)
+    ratios = COMPILED["margin_ratio"](log_probs)
+    np.testing.assert_allclose(ratios, [3 / 5, 6 / 11, 1 / 4, 1.0], rtol=1e-6)
+    flat = jnp.log(jnp.array([[[0.3, 0.2, 0.2, 0.15, 0.15]], [[0.56, 0.44, 0.0, 0.0, 0.0]]]))
+    assert np.argmax(COMPILED["margin"](flat)) == 0  # leads 0.10 and 0.12
+    assert np.argmax(COMPILED["margin_ratio"](flat)) == 1  # quotients 0.67 and 0.79
+
+
+def test_margin_keeps_small_values_that_subtraction_would_lose() -> None:
+    log_probs = jax.nn.log_softmax(jnp.array([[[30.0, 0.0, 0.0]]]))
+    np.testing.assert_allclose(af.margin(log_probs), [3 * np.exp(-30.0)], rtol=1e-4)
+    np.testing.assert_allclose(af.margin_ratio(log_probs), [np.exp(-30.0)], rtol=1e-4)
+
+
+def test_total_uncertainty_is_aleatoric_plus_epistemic() -> None:
+    log_probs = np.concatenate([random_log_probs(20, 10, scale=s) for s in (1e-3, 0.1, 3, 30)])
+    parts = jax.jit(af.decompose)(jnp.asarray(log_probs, jnp.float32))
+    np.testing.assert_allclose(parts.total, parts.aleatoric + parts.epistemic, atol=2e-6)
+    for field, name in zip(parts._fields, ("max_entropy", "expected_entropy", "bald")):
+        np.testing.assert_allclose(getattr(parts, field), reference(name, log_probs), atol=1e-5)
+    assert (parts.epistemic > 0).all()
+    assert af.total_uncertainty is af.max_entropy
+    assert af.aleatoric_uncertainty is af.expected_entropy
+    assert af.epistemic_uncertainty is af.bald
+
+
+def test_scores_are_found_by_name() -> None:
+    assert af.find_score("margin") is af.margin
+    assert af.find_score(af.margin) is af.margin
+    with pytest.raises(ValueError, match="unknown score 'margins'; known: bald, max_entropy, .*"):
+        af.find_score("margins")
+
+
+@pytest.mark.parametrize("zero", ["bald", "mean_std", "variation_ratios_mode"])
+def test_one_sample_is_too_few_for_disagreement(zero: str) -> None:
+    log_probs = jnp.asarray(random_log_probs(1, 4), jnp.float32)
+    np.testing.assert_array_equal(SCORES[zero](log_probs), np.zeros(5))
+    message = rf"^{zero}: with one posterior sample \(K = 1\) {zero} is identically 0.*use more"
+    with pytest.warns(UserWarning, match=message):
+        af.check_samples(zero, 1)
+    with pytest.warns(UserWarning, match=f"^power:beta=8: with one .* {zero} is identically 0"):
+        af.check_samples("power:beta=8", 1, SCORES[zero])
+
+
+def test_no_warning_where_samples_suffice() -> None:
+    """Warnings are errors here."""
+    for name, score in SCORES.items():
+        af.check_samples(name, 2)
+        af.check_samples("power", 2, score)
+    log_probs = jnp.asarray(random_log_probs(1, 4), jnp.float32)
+    for name in SCORES.keys() - {"bald", "mean_std", "variation_ratios_mode"}:
+        assert (np.asarray(SCORES[name](log_probs)) > 0).all()
+        af.check_samples(name, 1)
+        af.check_samples("power", 1, SCORES[name])
+    af.check_samples("random", 1)
+    af.check_samples("bald", 1, af.margin)  # the function that is used counts
+    with pytest.raises(ValueError, match="num_samples must be positive, got 0"):
+        af.check_samples("bald", 0)
 
 
 def test_log_mean_exp_and_exp_times() -> None:

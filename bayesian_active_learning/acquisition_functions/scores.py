@@ -9,11 +9,14 @@ worth labelling. All are pure and work inside anyone's `jit`, `vmap` and `grad`.
 `acquire` refuses by name. Half precision is raised to float32 first.
 """
 
+import warnings
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from bayesian_active_learning.types import Array, ArrayLike
-from bayesian_active_learning.utils import exp_times, log_mean_exp
+from bayesian_active_learning.types import Array, ArrayLike, Score
+from bayesian_active_learning.utils import check_one_of, check_positive, exp_times, log_mean_exp
 
 
 def bald(log_probs: ArrayLike) -> Array:
@@ -104,16 +107,10 @@ def variation_ratios_mode(log_probs: ArrayLike) -> Array:
     Raises:
       ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
     """
-    log_probs = _checked(log_probs)
-    num_samples, num_classes = log_probs.shape[1:]
-    votes = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), num_classes, dtype=bool)
-    counts = jnp.sum(votes, axis=1)  # [N, C]
+    counts = vote_counts(log_probs)
+    num_samples = jnp.shape(log_probs)[1]
     # Other samples' votes, so that no rounding of 1 - f/K shows.
-    others = num_samples - jnp.max(counts, axis=-1)
-    share = others.astype(log_probs.dtype) / num_samples
-    # argmax takes NaN and +inf for a vote; the score must not hide them.
-    bad = jnp.any(jnp.isnan(log_probs) | (log_probs == jnp.inf), axis=(1, 2))
-    return jnp.where(bad, jnp.nan, share)
+    return (num_samples - jnp.max(counts, axis=-1)) / num_samples
 
 
 def mean_std(log_probs: ArrayLike) -> Array:
@@ -141,6 +138,223 @@ def mean_std(log_probs: ArrayLike) -> Array:
     constant = variance == 0  # sqrt has no gradient at 0
     std = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
     return jnp.mean(std, axis=-1)
+
+
+def least_confidence(log_probs: ArrayLike, *, normalised: bool = False) -> Array:
+    """One minus the confidence in the most probable class of the mean predictive.
+
+    1 - p1 with p1 = max_c mean_k p_kc: the same number as `variation_ratios`, under the
+    name that it has for a single network. `normalised` multiplies it by C/(C-1), so that
+    a uniform prediction scores 1 for any number of classes; the ranking stays.
+
+    Lewis & Gale 1994; Culotta & McCallum 2005.
+
+    Args:
+      log_probs: `[N, K, C]` normalised log-probabilities.
+      normalised: to [0, 1] instead of [0, 1 - 1/C].
+
+    Returns:
+      `[N]`, a probability, or a share of the largest one possible. 0 at C = 1.
+
+    Raises:
+      ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
+    """
+    scores = variation_ratios(log_probs)
+    num_classes = jnp.shape(log_probs)[-1]
+    return scores * (num_classes / max(num_classes - 1, 1)) if normalised else scores
+
+
+def margin(log_probs: ArrayLike) -> Array:
+    """One minus the lead of the best class over the second best, 1 - (p1 - p2).
+
+    p1 and p2 are the two largest probabilities of the mean predictive (best versus second
+    best, BvSB). Computed as p2 plus all but p1, so that small scores keep their digits.
+    With one class there is no second best, and p2 is 0.
+
+    Scheffer, Decomain & Wrobel 2001; Joshi, Porikli & Papanikolopoulos 2009.
+
+    Args:
+      log_probs: `[N, K, C]` normalised log-probabilities.
+
+    Returns:
+      `[N]`, between 0 (certain) and 1 (a tie).
+
+    Raises:
+      ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
+    """
+    log_best, log_others = _best_and_others(log_mean_exp(_checked(log_probs), axis=1))
+    scores = jnp.sum(jnp.exp(log_others), axis=-1) + jnp.exp(jnp.max(log_others, axis=-1))
+    return jnp.where(log_best < jnp.inf, scores, jnp.nan)
+
+
+def margin_ratio(log_probs: ArrayLike) -> Array:
+    """Probability of the second best class over that of the best, p2 / p1.
+
+    p1 and p2 as in `margin`, which ranks differently from C = 3 on; the quotient is taken
+    in log space. With one class p2, and the ratio, are 0.
+
+    The difference: Joshi, Porikli & Papanikolopoulos 2009. The ratio of confidence: Monarch
+    2021, Human-in-the-Loop Machine Learning, chapter 3.
+
+    Args:
+      log_probs: `[N, K, C]` normalised log-probabilities.
+
+    Returns:
+      `[N]`, between 0 (certain) and 1 (a tie).
+
+    Raises:
+      ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
+    """
+    log_best, log_others = _best_and_others(log_mean_exp(_checked(log_probs), axis=1))
+    ratios = jnp.exp(jnp.max(log_others, axis=-1) - log_best)
+    return jnp.where(log_best < jnp.inf, ratios, jnp.nan)
+
+
+def expected_entropy(log_probs: ArrayLike) -> Array:
+    """Entropy that the label would keep if the parameters were known, mean_k H[p_k].
+
+    The aleatoric part of `max_entropy`: noise that no amount of labels removes. The rest
+    is `bald`; see `decompose`. As a criterion it prefers what is ambiguous in itself.
+
+    Kendall & Gal 2017, arXiv:1703.04977; Depeweg et al. 2018, arXiv:1710.07283.
+
+    Args:
+      log_probs: `[N, K, C]` normalised log-probabilities.
+
+    Returns:
+      `[N]` nats, between 0 and ln C.
+
+    Raises:
+      ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
+    """
+    log_probs = _checked(log_probs)
+    return -jnp.mean(jnp.sum(exp_times(log_probs, log_probs), axis=-1), axis=-1)
+
+
+SCORES: dict[str, Score] = {
+    "bald": bald,
+    "max_entropy": max_entropy,
+    "variation_ratios": variation_ratios,
+    "variation_ratios_mode": variation_ratios_mode,
+    "mean_std": mean_std,
+    "least_confidence": least_confidence,
+    "margin": margin,
+    "margin_ratio": margin_ratio,
+    "expected_entropy": expected_entropy,
+}
+"""Scores by the name that a strategy's option `score` takes."""
+
+total_uncertainty = max_entropy
+"""Another name of `max_entropy`, as a part of `Uncertainty`."""
+
+aleatoric_uncertainty = expected_entropy
+"""Another name of `expected_entropy`, as a part of `Uncertainty`."""
+
+epistemic_uncertainty = bald
+"""Another name of `bald`, as a part of `Uncertainty`."""
+
+
+class Uncertainty(NamedTuple):
+    """`total = aleatoric + epistemic`, `[N]` nats each.
+
+    total:     entropy of the mean predictive, `max_entropy`
+    aleatoric: expected entropy of one sample's prediction, `expected_entropy`
+    epistemic: mutual information of label and parameters, `bald`
+    """
+
+    total: Array
+    aleatoric: Array
+    epistemic: Array
+
+
+def decompose(log_probs: ArrayLike) -> Uncertainty:
+    """The uncertainty about each label, split into noise and ignorance.
+
+    H[mean_k p_k] = mean_k H[p_k] + I[y; w | x]. Each part is computed by its own score, so
+    that a small epistemic part is not lost in the difference of two large ones; the sum
+    holds to rounding.
+
+    Depeweg et al. 2018, arXiv:1710.07283; Smith & Gal 2018, arXiv:1803.08533.
+
+    Args:
+      log_probs: `[N, K, C]` normalised log-probabilities.
+
+    Raises:
+      ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
+    """
+    return Uncertainty(max_entropy(log_probs), expected_entropy(log_probs), bald(log_probs))
+
+
+def find_score(score: str | Score) -> Score:
+    """The score of that name in `SCORES`; a function is returned as it is.
+
+    Raises:
+      ValueError: an unknown name (the known ones are listed).
+    """
+    if callable(score):
+        return score
+    check_one_of("score", score, SCORES)
+    return SCORES[score]
+
+
+_DISAGREEMENT = {"bald": bald, "mean_std": mean_std, "variation_ratios_mode": variation_ratios_mode}
+
+
+def check_samples(name: str, num_samples: int, score: Score | None = None) -> None:
+    """Warns, eagerly, where a score cannot tell candidates apart for want of samples.
+
+    BALD, mean STD and the share of dissenting votes measure how samples disagree. With one
+    posterior sample (a deterministic network) they are 0 for every candidate, and a
+    ranking by them goes by position alone.
+
+    Args:
+      name: what the person asked for; it opens the message.
+      num_samples: K.
+      score: the strategy's score function, where `name` is not a score's own name.
+
+    Warns:
+      UserWarning: K = 1 and such a score.
+
+    Raises:
+      ValueError: K below 1.
+    """
+    check_positive(num_samples=num_samples)
+    for zero, function in _DISAGREEMENT.items():
+        if num_samples == 1 and (score is function or (score is None and name == zero)):
+            warnings.warn(
+                f"{name}: with one posterior sample (K = 1) {zero} is identically 0, for it "
+                "measures how samples disagree, so the candidates are not ranked at all; use "
+                "more samples, or max_entropy, margin or least_confidence",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def vote_counts(log_probs: ArrayLike) -> Array:
+    """How many of the K samples vote for each class: for their best, the lowest on a tie.
+
+    Args:
+      log_probs: `[N, K, C]` normalised log-probabilities.
+
+    Returns:
+      `[N, C]` whole numbers in floating point, NaN in rows with NaN or +inf, which argmax
+      would take for a vote.
+
+    Raises:
+      ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
+    """
+    log_probs = _checked(log_probs)
+    votes = jax.nn.one_hot(jnp.argmax(log_probs, axis=-1), log_probs.shape[-1], dtype=bool)
+    bad = jnp.any(jnp.isnan(log_probs) | (log_probs == jnp.inf), axis=(1, 2))
+    return jnp.where(bad[:, None], jnp.nan, jnp.sum(votes, axis=1).astype(log_probs.dtype))
+
+
+def _best_and_others(log_mean: Array) -> tuple[Array, Array]:
+    """The largest value `[N]` of each row of `[N, C]`, NaN and +inf being the largest of
+    all, and the rows without it, -inf in its place."""
+    best = jnp.argmax(log_mean, axis=-1, keepdims=True)
+    others = jnp.where(jnp.arange(log_mean.shape[-1])[None] == best, -jnp.inf, log_mean)
+    return jnp.max(log_mean, axis=-1), others
 
 
 def _checked(log_probs: ArrayLike) -> Array:
