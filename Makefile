@@ -82,14 +82,14 @@ $(RUN_READY): $(CREATED)
 
 $(TEST_READY): $(CREATED)
 	@echo 'Installing what the tests need (one or two minutes)'
-	@$(PIP) install -c $(PINS) -e '.[experiments,tfds,tests]'
+	@$(PIP) install -c $(PINS) -e '.[experiments,tfds,frameworks,tests]'
 	@touch $@
 
 # In an environment of its own, so that nothing of an old one is written down.
 pins:
 	rm -rf .cache/pins
 	$(PYTHON) -m venv .cache/pins
-	.cache/pins/bin/python -m pip -qq install '.[experiments,tfds,tests]' setuptools wheel
+	.cache/pins/bin/python -m pip -qq install '.[experiments,tfds,frameworks,tests]' setuptools wheel
 	{ sed -n '/^#/p' requirements/py$(PY).txt; \
 	  .cache/pins/bin/python -m pip freeze --all | grep -vE '^(pip|bayesian_active_learning)( |==)' | LC_ALL=C sort -f; \
 	} > .cache/pins/new.txt

@@ -128,7 +128,7 @@ def _compiled(
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
-def _batches(key: Key, num_labelled: int, batch_size: int) -> Iterator[np.ndarray]:
+def minibatches(key: Key, num_labelled: int, batch_size: int) -> Iterator[np.ndarray]:
     """Minibatches of positions in the labelled set, without end."""
     seed = np.asarray(jax.random.bits(key, (4,), "uint32"))
     generator = np.random.Generator(np.random.PCG64(seed.tolist()))
@@ -193,6 +193,7 @@ def fit(
     variables: Variables | None = None,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     capacity: int | None = None,
+    on_block: Callable[[int, Variables], object] | None = None,
 ) -> FitResult:
     """Trains on `source[rows]` and `labels`.
 
@@ -208,6 +209,9 @@ def fit(
         not "none".
       capacity: size of the padded buffer; runs that agree on it share a compilation.
         It does not change the result.
+      on_block: called with the number of steps taken and the parameters after each block
+        of `config.check_every` steps (the last may be shorter). The next block takes their
+        memory: copy, or reduce, what is to be kept. It does not change the result.
 
     Raises:
       ValueError: sizes that do not fit, no labels, a monitor without validation.
@@ -240,7 +244,7 @@ def fit(
     if validation is not None:
         held_out = jax.device_put(tuple(np.asarray(part) for part in validation))
 
-    batches = _batches(batch_key, len(rows), config.batch_size)
+    batches = minibatches(batch_key, len(rows), config.batch_size)
     total = num_steps(config, len(rows))
     strength, count_labelled = jnp.float32(config.weight_decay), jnp.float32(len(rows))
     checks: list[tuple[int, float, float]] = []
@@ -269,6 +273,8 @@ def fit(
             raise TrainingDiverged(step + first, float(block_losses[first]))
         mean_loss = float(block_losses.mean())
         step += count
+        if on_block is not None:
+            on_block(step, Variables(progress.params, progress.state))
         if config.monitor != "none":
             nll, accuracy = (float(x) for x in check(progress.params, progress.state, *held_out))
             checks.append((step, nll, accuracy))

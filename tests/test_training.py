@@ -62,7 +62,7 @@ def test_num_steps(epochs, min_steps, batch_size, num_labelled, expected):
 
 @pytest.mark.parametrize("num_labelled, batch_size", [(5, 8), (8, 8), (20, 8), (3, 7), (1, 4)])
 def test_minibatches_see_every_example_equally_often(num_labelled: int, batch_size: int):
-    batches = training._batches(KEY, num_labelled, batch_size)
+    batches = training.minibatches(KEY, num_labelled, batch_size)
     seen = np.zeros(num_labelled, int)
     for _ in range(3 * num_labelled):
         batch = next(batches)
@@ -74,7 +74,7 @@ def test_minibatches_see_every_example_equally_often(num_labelled: int, batch_si
 
 def test_each_epoch_is_a_new_order_that_belongs_to_the_key():
     def order(key: jax.Array, epochs: int) -> list[np.ndarray]:
-        batches = training._batches(key, 50, 50)
+        batches = training.minibatches(key, 50, 50)
         return [next(batches) for _ in range(epochs)]
 
     first, second = order(KEY, 2)

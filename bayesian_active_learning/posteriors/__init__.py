@@ -1,0 +1,47 @@
+"""Posteriors beside MC dropout: deep ensembles, Laplace over the last layer, SWAG.
+
+All are `Posterior` records, taken by `inference.score_pool`, `log_probs` and `predict`
+in the place of `inference.mc_dropout`.
+"""
+
+from bayesian_active_learning.posteriors.choose import (
+    POSTERIORS,
+    Fitted,
+    PosteriorRule,
+    PosteriorSpec,
+    make_posterior,
+)
+from bayesian_active_learning.posteriors.ensemble import (
+    EnsembleFit,
+    ensemble,
+    fit_ensemble,
+    stack_variables,
+)
+from bayesian_active_learning.posteriors.laplace import STRUCTURES, LastLayer, laplace
+from bayesian_active_learning.posteriors.swag import (
+    SwagMoments,
+    fit_swag,
+    swag,
+    swag_moments,
+    update_swag_moments,
+)
+
+__all__ = [
+    "POSTERIORS",
+    "STRUCTURES",
+    "EnsembleFit",
+    "Fitted",
+    "LastLayer",
+    "PosteriorRule",
+    "PosteriorSpec",
+    "SwagMoments",
+    "ensemble",
+    "fit_ensemble",
+    "fit_swag",
+    "laplace",
+    "make_posterior",
+    "stack_variables",
+    "swag",
+    "swag_moments",
+    "update_swag_moments",
+]
