@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = (
     "acquisition_functions",
+    "cold_start",
     "data_utils",
     "experiment",
     "history",
@@ -22,10 +23,16 @@ _SUBMODULES = (
     "oracle",
     "parameters",
     "plotting",
+    "posteriors",
+    "protocol",
+    "providers",
+    "rounds",
+    "specs",
     "training",
     "tuning",
     "types",
     "utils",
+    "vaal",
 )
 
 __all__ = ["__version__", *_SUBMODULES]

@@ -7,7 +7,7 @@ Memory is O(chunk_size * K * C), never O(N * K * C), unless `log_probs` is asked
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,15 +102,6 @@ def _stream(
         check_positive(num_samples=samples)
     if len({samples for samples in num_samples if samples > 1}) > 1:
         raise ValueError(f"numbers of samples above 1 must agree, got {list(num_samples)}")
-    check_positive(chunk_size=chunk_size)
-    rows = np.asarray(rows)
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(f"rows must be a list of integers, got {rows.dtype} {rows.shape}")
-    if rows.size and not (0 <= rows.min() and rows.max() < source.shape[0]):
-        raise ValueError(
-            f"rows must lie in 0..{source.shape[0] - 1}, got {rows.min()}..{rows.max()}"
-        )
-    chunk_size = min(chunk_size, max(1, rows.size))
     draws = tuple(
         _draw(posterior.draw, posterior.shared, key, samples)
         for posterior, samples in zip(posteriors, num_samples, strict=True)
@@ -121,10 +112,24 @@ def _stream(
     distinct = {id(posterior.shared): posterior.shared for posterior in posteriors}
     places = tuple(list(distinct).index(id(posterior.shared)) for posterior in posteriors)
     shared = tuple(distinct.values())
+    for count, inputs in _inputs(source, rows, chunk_size):
+        yield count, _chunk(applies, places, reduce, shared, draws, inputs)
+
+
+def _inputs(source: Source, rows: Any, chunk_size: int) -> Iterator[tuple[int, Array]]:
+    """Yields (number of rows, their inputs) in chunks of one shape; checks first."""
+    check_positive(chunk_size=chunk_size)
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"rows must be a list of integers, got {rows.dtype} {rows.shape}")
+    if rows.size and not (0 <= rows.min() and rows.max() < source.shape[0]):
+        raise ValueError(
+            f"rows must lie in 0..{source.shape[0] - 1}, got {rows.min()}..{rows.max()}"
+        )
+    chunk_size = min(chunk_size, max(1, rows.size))
     for start in range(0, rows.size, chunk_size):
         part = rows[start : start + chunk_size]
-        inputs = jnp.asarray(source[pad_rows(part, chunk_size)])
-        yield len(part), _chunk(applies, places, reduce, shared, draws, inputs)
+        yield len(part), jnp.asarray(source[pad_rows(part, chunk_size)])
 
 
 def _collect(pieces: Iterator[tuple[int, PyTree]]) -> PyTree:
@@ -206,3 +211,55 @@ def predict(
     return _collect(
         _stream(key, posteriors, num_samples, source, rows, _mean_predictives, chunk_size)
     )
+
+
+class PointOutputs(NamedTuple):
+    """What a network says with dropout off."""
+
+    log_probs: np.ndarray  # [N, C]
+    features: np.ndarray  # [N, D]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _point_outputs(model: Model, variables: Variables, inputs: Array) -> tuple[Array, Array]:
+    outputs, _ = model.apply(variables, None, inputs, mode="mean")
+    return jax.nn.log_softmax(outputs.logits), outputs.features
+
+
+def outputs(
+    model: Model, variables: Variables, source: Source, rows: Any, *, chunk_size: int = 500
+) -> PointOutputs:
+    """Log-probabilities `[N, C]` and features `[N, D]` of `source[rows]`, dropout off.
+
+    Raises:
+      ValueError: rows out of range or empty, sizes that are not positive.
+    """
+    chunks = _inputs(source, rows, chunk_size)
+    return PointOutputs(*_collect((n, _point_outputs(model, variables, x)) for n, x in chunks))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradient_sums(model: Model, variables: Variables, inputs: Array) -> Array:
+    def loss(inputs: Array) -> Array:
+        logits = model.apply(variables, None, inputs, mode="mean")[0].logits
+        # Examples do not touch one another with dropout off, so one backward pass of the
+        # sum gives each its own gradient.
+        return -jnp.sum(jnp.max(jax.nn.log_softmax(logits), axis=-1))
+
+    gradients = jax.grad(loss)(inputs)
+    return jnp.sum(jnp.abs(gradients.reshape(len(inputs), -1)), axis=-1)
+
+
+def input_gradients(
+    model: Model, variables: Variables, source: Source, rows: Any, *, chunk_size: int = 500
+) -> np.ndarray:
+    """Sum over the input of |d CE(f(x), argmax f(x)) / dx|, `[N]`, dropout off.
+
+    How fast the loss of the predicted class grows when the input moves: the "gradients" rule
+    of the ActiveLearningComparison toolkit, for each input by itself.
+
+    Raises:
+      ValueError: rows out of range or empty, sizes that are not positive.
+    """
+    chunks = _inputs(source, rows, chunk_size)
+    return _collect((n, _gradient_sums(model, variables, x)) for n, x in chunks)

@@ -92,7 +92,7 @@ class Candidates(NamedTuple):
     features: ArrayLike | None = None  # [N, D], input of the last linear layer
     input_gradients: ArrayLike | None = None  # [N], sum |d cross-entropy(f(x), argmax) / dx|
     committee_log_probs: ArrayLike | None = None  # [N, E, C], networks trained apart
-    unlabelled_probability: ArrayLike | None = None  # [N], VAAL: 1 - D(mu(x))
+    unlabelled_log_odds: ArrayLike | None = None  # [N], VAAL: log (1 - D) / D at mu(x)
     labels: ArrayLike | None = None  # [N], for upper bounds in plots only
     labelled_mask: ArrayLike | None = None  # [L] bool, False = padding
     labelled_labels: ArrayLike | None = None  # [L]
@@ -118,12 +118,14 @@ class Strategy(NamedTuple):
     needs: names of the `Candidates` fields that `select` reads.
     score: for strategies that need "scores", the function that gives them.
     host:  True = not jittable (a solver, scikit-learn).
+    settings: (name, value) pairs for whoever provides the needs, see providers.SETTINGS.
     """
 
     select: Callable[..., Selection]
     needs: frozenset[str]
     score: Score | None = None
     host: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 class StrategySpec(NamedTuple):

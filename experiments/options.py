@@ -47,7 +47,16 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "pool_size": (2000, "random subset of the pool scored each round; 0 = the whole pool"),
     "num_initial_per_class": (2, "size of the balanced initial set, per class"),
     "num_validation": (100, "validation rows, whose labels are not counted in the budget"),
-    "model": ("convnet", "network: convnet (the paper's) or mlp"),
+    "model": ("convnet", "network: convnet (the paper's), mlp or linear"),
+    "posterior": (
+        "mc_dropout",
+        "what gives K networks: mc_dropout, ensemble, laplace, swag or deterministic",
+    ),
+    "initial": (
+        "balanced",
+        "the initial set: balanced over classes, or as many rows chosen without labels by random, "
+        "kmeans, typiclust, probcover, coreset or kmeans_pp",
+    ),
     "learning_rate": (2e-3, "of Adam, at the first step"),
 }
 _FIT: dict[str, tuple[Any, str]] = {

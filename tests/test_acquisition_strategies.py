@@ -17,6 +17,7 @@ from bayesian_active_learning.types import Candidates, Key, Selection, Strategy,
 
 N, K, C, D, B, E, L = 12, 4, 3, 2, 5, 3, 4
 RANKINGS = {name for name, spec in af.STRATEGIES.items() if spec.make().select is af.select_top}
+LOGARITHMS = ("log_probs", "committee_log_probs", "predictions")  # -inf is the log of 0
 each_strategy = pytest.mark.parametrize("name", af.STRATEGIES)
 
 
@@ -47,7 +48,7 @@ def make_candidates(
         "features": generator.normal(size=(n, D)).astype(np.float32),
         "input_gradients": distinct + 1,
         "committee_log_probs": random_log_probs(generator, n, E, num_classes),
-        "unlabelled_probability": (distinct + 1) / (n + 1),
+        "unlabelled_log_odds": distinct - 3,
         "labels": generator.integers(num_classes, size=n),
         "labelled_mask": np.arange(L) < num_labelled,
         "labelled_labels": labels,
@@ -96,7 +97,7 @@ def test_record_is_complete(name: str) -> None:
     strategy = af.make_strategy(name)
     assert spec.summary and spec.paper
     assert strategy.needs <= set(Candidates._fields) - {"rows", "mask"}
-    assert ("scores" in strategy.needs) == (strategy.score is not None)
+    assert bool({"scores", "labelled_scores"} & strategy.needs) == (strategy.score is not None)
     if any(need.startswith("labelled_") for need in strategy.needs):
         assert "labelled_mask" in strategy.needs
 
@@ -231,7 +232,7 @@ def test_bad_values_are_refused_with_their_row(name: str) -> None:
     strategy = af.make_strategy(name)
     candidates = make_candidates(strategy)
     for field, values in per_candidate(candidates).items():
-        for bad in (np.nan, np.inf) if "log_prob" in field else (np.nan, np.inf, -np.inf):
+        for bad in (np.nan, np.inf) if field in LOGARITHMS else (np.nan, np.inf, -np.inf):
             spoilt = values.copy()
             spoilt[7, ...] = bad
             changed = candidates._replace(**{field: spoilt})

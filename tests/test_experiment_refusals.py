@@ -64,7 +64,9 @@ def test_parameters_that_the_last_step_spoilt_are_found_out(tmp_path: pathlib.Pa
 def test_scores_that_are_not_finite_are_not_acquired(tmp_path: pathlib.Path):
     splits = experiment.seed_splits(CONFIG, digits(), 0)
     data = digits()._replace(images=Spoilt(splits.pool, 3e38))
-    with pytest.raises(RunError, match="seed 0, round 0: the scores of rows .* are NaN or infin"):
+    with pytest.raises(
+        RunError, match="seed 0, round 0, 10 labels: the scores of rows .* are NaN or infin"
+    ):
         go(data=data, directory=tmp_path)
     assert history.read_events(log_of(tmp_path))[-1]["event"] == "evaluated"
 
@@ -102,13 +104,13 @@ def test_a_directory_that_cannot_be_written(tmp_path: pathlib.Path):
         go(directory=tmp_path / "file" / "run")
 
 
-NEEDY = Strategy(lambda key, candidates, *, batch_size: None, frozenset({"features"}))
+NEEDY = Strategy(lambda key, candidates, *, batch_size: None, frozenset({"labels"}))
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     (
         {"functions": ("bold",)},
         "unknown acquisition function 'bold'; known: bald, max_entropy, variation_ratios, "
-        "variation_ratios_mode, mean_std, random",
+        "variation_ratios_mode, mean_std, ",
     ),
     ({"functions": ()}, "at least one acquisition function and one seed are needed"),
     ({"seeds": ()}, "at least one acquisition function and one seed are needed"),
@@ -117,12 +119,16 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"seeds": (-1,)}, "seed must not be negative, got -1"),
     ({"labels": 0}, "labels must be positive, got 0"),
     ({"labels": 9}, "budget of 9 labels is smaller than the initial set of 10"),
-    ({"strategies": {"bald": NEEDY}}, "bald needs features, which is not provided"),
+    ({"strategies": {"bald": NEEDY}}, "bald needs labels, which is not provided"),
     (
         {"strategies": {"bald": NEEDY._replace(needs=frozenset({"scores"}))}},
         "bald needs scores, but has no score function",
     ),
-    ({"model": "resnet"}, "unknown model 'resnet'; known: convnet, mlp"),
+    ({"model": "resnet"}, "unknown model 'resnet'; known: convnet, linear, mlp"),
+    ({"posterior": "vogue"}, "unknown posterior 'vogue'; known: mc_dropout, deterministic, "),
+    ({"posterior": "ensemble:members=1"}, "an ensemble needs at least 2 members, got 1"),
+    ({"initial": "bald"}, "the initial set cannot be chosen by 'bald': it needs scores"),
+    ({"initial": "oldest"}, "unknown acquisition function 'oldest'"),
     ({"acquisition_size": 0}, "acquisition_size must be positive, got 0"),
     ({"acquisition_size": -5}, "acquisition_size must be positive, got -5"),
     ({"num_samples": 0}, "num_samples must be positive, got 0"),

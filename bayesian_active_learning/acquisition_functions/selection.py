@@ -54,7 +54,7 @@ PER_CANDIDATE = (
     "predictions",
     "input_gradients",
     "committee_log_probs",
-    "unlabelled_probability",
+    "unlabelled_log_odds",
     "labels",
 )
 """Fields of `Candidates` whose first axis is N."""

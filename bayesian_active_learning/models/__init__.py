@@ -7,7 +7,7 @@ from bayesian_active_learning.models.layers import (
     convolution,
     max_pool_2x2,
 )
-from bayesian_active_learning.models.networks import MODELS, convnet, from_haiku, mlp
+from bayesian_active_learning.models.networks import MODELS, convnet, from_haiku, linear, mlp
 
 __all__ = [
     "MODELS",
@@ -17,6 +17,7 @@ __all__ = [
     "convnet",
     "convolution",
     "from_haiku",
+    "linear",
     "max_pool_2x2",
     "mlp",
 ]

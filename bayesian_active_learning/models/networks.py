@@ -89,5 +89,11 @@ def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: flo
     return from_haiku(forward)
 
 
-MODELS: dict[str, Callable[[int], Model]] = {"convnet": convnet, "mlp": mlp}
+def linear(num_classes: int = 10) -> Model:
+    """Logistic regression on flattened inputs: for embeddings by a frozen encoder, with a
+    Laplace or ensemble posterior, since there is no dropout."""
+    return mlp(num_classes, hidden_sizes=(), rate=0.0)
+
+
+MODELS: dict[str, Callable[[int], Model]] = {"convnet": convnet, "linear": linear, "mlp": mlp}
 """Networks by the name they have on the command line; each takes the number of classes."""

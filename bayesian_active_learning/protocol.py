@@ -1,0 +1,158 @@
+"""The protocol of an experiment: its settings, and what follows from them and a seed."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from bayesian_active_learning import cold_start, posteriors, training
+from bayesian_active_learning.data_utils import Dataset, Splits, make_splits, pool_subset
+from bayesian_active_learning.models import MODELS
+from bayesian_active_learning.types import Key, Model
+from bayesian_active_learning.utils import check_one_of, check_positive
+
+BEFORE_ROUND_0 = 2**32 - 1  # in the place of a round's number
+
+
+class Config(NamedTuple):
+    """The identity of a run: with the data and the seed, what its results depend on.
+
+    The label budget, the seeds and the functions are no part of it: they can be
+    extended later.
+    """
+
+    model: str = "convnet"
+    num_initial_per_class: int = 2
+    num_validation: int = 100
+    acquisition_size: int = 10
+    num_samples: int = 100  # K for scoring the pool
+    num_test_samples: int = 20  # K for test and validation
+    pool_size: int = 2000  # random subset of the pool scored each round, 0 = all of it
+    learning_rate: float = 2e-3  # of Adam, at the first step
+    warm_start: bool = False  # go on from the last round's parameters instead of fresh ones
+    fit: training.FitConfig = training.FitConfig()
+    posterior: str = "mc_dropout"  # see posteriors.POSTERIORS
+    initial: str = "balanced"  # over classes; or a strategy that looks at the inputs alone
+
+
+# Younger than some runs: at their defaults they are left out of the identity, so that
+# those runs go on.
+_YOUNGER = {"posterior": "mc_dropout", "initial": "balanced"}
+
+
+class Keys(NamedTuple):
+    """The keys of one round, for each use one."""
+
+    fit: Key
+    evaluate: Key
+    score: Key
+    select: Key
+    provide: Key  # for what is drawn or trained for a strategy's needs
+    posterior: Key  # for what is trained for the posterior alone
+
+
+def identity(config: Config, dataset: Dataset, splits: Splits | None = None) -> dict[str, Any]:
+    """What a run directory is named by and refuses to change: plain JSON values."""
+    facts = {
+        "dataset": dataset.name,
+        "content_hash": dataset.content_hash,
+        "scaling": dataset.scaling,
+        **settings(config),
+    }
+    if splits is not None:
+        facts["splits"] = {name: rows.tolist() for name, rows in splits._asdict().items()}
+    return facts
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the identity that does not come from the data."""
+    values = {**config._asdict(), "fit": config.fit._asdict()}
+    return {key: value for key, value in values.items() if _YOUNGER.get(key) != value}
+
+
+def check_config(config: Config) -> None:
+    """Raises ValueError on values that cannot work, before anything is compiled."""
+    check_one_of("model", config.model, MODELS)
+    check_positive(
+        acquisition_size=config.acquisition_size,
+        num_samples=config.num_samples,
+        num_test_samples=config.num_test_samples,
+        learning_rate=config.learning_rate,
+    )
+    for name in ("num_initial_per_class", "num_validation", "pool_size"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    training.check_config(config.fit)
+    posteriors.make_posterior(config.posterior)
+    if config.initial != "balanced":
+        cold_start.check_initial(config.initial)
+    if not math.isfinite(config.learning_rate):
+        raise ValueError(f"learning_rate must be finite, got {config.learning_rate}")
+    if config.fit.monitor != "none" and not config.num_validation:
+        raise ValueError(f"monitor {config.fit.monitor!r} needs num_validation above 0")
+
+
+def round_keys(seed: int, round: int) -> Keys:
+    """Keys by (seed, round) only: the same for every acquisition function.
+
+    The root is folded by round, a round's key only split: folding and splitting one
+    key would collide. threefry, since under `vmap` the faster `rbg` uses one key for all.
+    """
+    root = jax.random.key(seed, impl="threefry2x32")
+    return Keys(*jax.random.split(jax.random.fold_in(root, round), len(Keys._fields)))
+
+
+def network(config: Config, dataset: Dataset) -> tuple[Model, optax.GradientTransformation]:
+    """Model and optimizer of a config: the same objects for equal settings, so that what
+    was compiled for them is found again."""
+    return _model(config.model, dataset.num_classes), _adam(config.learning_rate)
+
+
+@functools.lru_cache(maxsize=8)
+def _model(name: str, num_classes: int) -> Model:
+    return MODELS[name](num_classes)
+
+
+@functools.lru_cache(maxsize=8)
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    return optax.adam(learning_rate)
+
+
+def seed_splits(config: Config, dataset: Dataset, seed: int) -> Splits:
+    """The rows that `run` uses for a seed, the same for every acquisition function.
+
+    With another `initial` than "balanced" there are as many initial rows, but no label is
+    looked at to choose them.
+    """
+    balanced = config.initial == "balanced"
+    splits = make_splits(
+        seed,
+        dataset.labels,
+        dataset.train_rows,
+        dataset.test_rows,
+        num_classes=dataset.num_classes,
+        num_initial_per_class=config.num_initial_per_class if balanced else 0,
+        num_validation=config.num_validation,
+    )
+    if balanced:
+        return splits
+    chosen = cold_start.initial_rows(
+        round_keys(seed, BEFORE_ROUND_0).select,
+        config.initial,
+        dataset.images,
+        splits.pool,
+        config.num_initial_per_class * dataset.num_classes,
+        config.pool_size,
+    )
+    return splits._replace(initial=chosen, pool=np.setdiff1d(splits.pool, chosen))
+
+
+def random_labelled(splits: Splits, seed: int, count: int) -> np.ndarray:
+    """The initial rows and random rows of the pool, `count` in all: for studies that need
+    a labelled set and no acquisition function."""
+    extra = max(0, count - len(splits.initial))
+    drawn = pool_subset(seed, 0, splits.pool, extra) if extra else splits.pool[:0]
+    return np.concatenate([splits.initial, drawn])

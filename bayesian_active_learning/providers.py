@@ -1,0 +1,226 @@
+"""What strategies may ask for, and how it is had: one provider for each need.
+
+The one place between the networks and the acquisition functions, which only ever see
+arrays. Every array has the same shape in every round: candidates are padded to a fixed
+number, labelled rows to the capacity of their buffer.
+
+Posterior samples are drawn from one key, so that `scores`, `log_probs`, `labelled_scores`
+and `target_log_probs` speak of the same K networks, as joint quantities need.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from bayesian_active_learning import inference, posteriors, training, vaal
+from bayesian_active_learning.types import (
+    Candidates,
+    Key,
+    Model,
+    Posterior,
+    Source,
+    Strategy,
+    Variables,
+)
+from bayesian_active_learning.utils import check_one_of, pad_rows
+
+
+class Situation(NamedTuple):
+    """What is known in one round, before anything is asked of the network."""
+
+    model: Model
+    variables: Variables
+    posterior: Posterior
+    source: Source
+    num_samples: int  # K
+    rows: np.ndarray  # [N] candidates, padded
+    mask: np.ndarray  # [N]
+    pool: np.ndarray  # all rows without a label, of which the candidates may be a subset
+    test: np.ndarray  # rows whose inputs, never labels, may serve as targets
+    labelled_rows: np.ndarray  # not padded
+    labels: np.ndarray  # of the labelled rows
+    capacity: int  # of the labelled buffer, L
+    optimizer: optax.GradientTransformation  # for what is trained for the choice alone
+    fit: training.FitConfig
+
+
+class Provider(NamedTuple):
+    """One way to have some fields of `Candidates`.
+
+    provide: (score key, other key, situation, strategy) -> those fields.
+    cost: in words, for documentation.
+    """
+
+    provide: Callable[[Key, Key, Situation, Strategy], Mapping[str, Any]]
+    cost: str
+
+
+def collect(score_key: Key, other_key: Key, situation: Situation, strategy: Strategy) -> Candidates:
+    """The candidates with everything that `strategy` needs.
+
+    Args:
+      score_key: for the posterior samples; consumed.
+      other_key: for everything else that is drawn or trained; consumed.
+
+    Raises:
+      ValueError: the strategy needs what has no provider.
+    """
+    check_provided(strategy)
+    found: dict[str, Any] = {}
+    for need in PROVIDERS:  # in the table's order, whatever the set's
+        if need in strategy.needs and need not in found:
+            found.update(PROVIDERS[need].provide(score_key, other_key, situation, strategy))
+    wanted = {name: found[name] for name in strategy.needs}
+    return Candidates(rows=situation.rows, mask=situation.mask, **wanted)
+
+
+def check_provided(strategy: Strategy, name: str = "the strategy") -> None:
+    """Raises ValueError when `strategy` needs what no provider has, or contradicts itself."""
+    missing = strategy.needs - set(PROVIDERS)
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(sorted(missing))}, which is not provided")
+    if strategy.needs & {"scores", "labelled_scores"} and strategy.score is None:
+        raise ValueError(f"{name} needs scores, but has no score function to give them")
+
+
+def setting(strategy: Strategy, name: str) -> Any:
+    """A value that a strategy hands to its providers, see `SETTINGS`."""
+    return dict(strategy.settings).get(name, SETTINGS[name])
+
+
+SETTINGS: dict[str, Any] = {
+    "targets": "pool",  # whose inputs EPIG is to predict well: "pool" or "test"
+    "num_targets": 100,
+    "members": 5,  # networks in a committee
+    "vaal": (),  # fields of vaal.VaalConfig, with their values
+}
+"""What `Strategy.settings` may hold, with the values where it says nothing."""
+
+
+def _scores(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    assert strategy.score is not None
+    (scores,) = inference.score_pool(
+        key, now.posterior, now.source, now.rows, [strategy.score], num_samples=now.num_samples
+    )
+    return {"scores": scores}
+
+
+def _labelled_scores(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    candidates = now._replace(rows=_labelled_rows(now))
+    return {"labelled_scores": _scores(key, other, candidates, strategy)["scores"]}
+
+
+def _log_probs(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    found = inference.log_probs(
+        key, now.posterior, now.source, now.rows, num_samples=now.num_samples
+    )
+    return {"log_probs": found}
+
+
+def _target_log_probs(
+    key: Key, other: Key, now: Situation, strategy: Strategy
+) -> Mapping[str, Any]:
+    where = setting(strategy, "targets")
+    check_one_of("targets", where, ("pool", "test"))
+    rows = draw_rows(other, now.pool if where == "pool" else now.test, _num_targets(strategy))
+    # A pool that has become small repeats its rows: a weight on them, and the same shape.
+    rows = np.resize(rows, _num_targets(strategy))
+    found = _log_probs(key, other, now._replace(rows=rows), strategy)
+    return {"target_log_probs": found["log_probs"]}
+
+
+def _num_targets(strategy: Strategy) -> int:
+    return setting(strategy, "num_targets")
+
+
+def _outputs(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    found = inference.outputs(now.model, now.variables, now.source, now.rows)
+    return {"predictions": found.log_probs, "features": found.features}
+
+
+def _labelled_outputs(
+    key: Key, other: Key, now: Situation, strategy: Strategy
+) -> Mapping[str, Any]:
+    found = inference.outputs(now.model, now.variables, now.source, _labelled_rows(now))
+    return {"labelled_predictions": found.log_probs, "labelled_features": found.features}
+
+
+def _labelled(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    padding = (0, now.capacity - len(now.labels))
+    return {
+        "labelled_mask": np.arange(now.capacity) < len(now.labelled_rows),
+        "labelled_labels": np.pad(np.asarray(now.labels, np.int32), padding),
+    }
+
+
+def _labelled_rows(now: Situation) -> np.ndarray:
+    return pad_rows(now.labelled_rows, now.capacity)
+
+
+def _input_gradients(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    found = inference.input_gradients(now.model, now.variables, now.source, now.rows)
+    return {"input_gradients": found}
+
+
+def _committee(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    # The network at hand is no member: its initial parameters would not be the committee's own.
+    members = setting(strategy, "members")
+    fit_key, key = jax.random.split(other)
+    networks = posteriors.fit_ensemble(
+        fit_key,
+        now.model,
+        now.optimizer,
+        now.source,
+        now.labelled_rows,
+        now.labels,
+        num_members=members,
+        config=now.fit._replace(monitor="none"),
+        capacity=now.capacity,
+    )
+    found = inference.log_probs(
+        key,
+        posteriors.ensemble(now.model, networks.variables),
+        now.source,
+        now.rows,
+        num_samples=members,
+    )
+    return {"committee_log_probs": found}
+
+
+def _unlabelled_log_odds(
+    key: Key, other: Key, now: Situation, strategy: Strategy
+) -> Mapping[str, Any]:
+    config = vaal.VaalConfig()._replace(**dict(setting(strategy, "vaal")))
+    state = vaal.fit_vaal(other, now.source, now.labelled_rows, now.pool, config=config)
+    return {"unlabelled_log_odds": vaal.unlabelled_log_odds(state, now.source, now.rows)}
+
+
+def draw_rows(key: Key, rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` of the rows (or all of them), drawn without replacement, ascending.
+
+    Each row's number is fixed by the key and the row: the same rows are drawn from a pool
+    in another order, and few others from a pool that is short of a few.
+    """
+    entropy = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    bits = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(int(np.max(rows)) + 1)
+    return np.sort(rows[np.argsort(bits[rows], kind="stable")[:count]])
+
+
+PROVIDERS: dict[str, Provider] = {
+    "scores": Provider(_scores, "K posterior samples of each candidate, never held together"),
+    "log_probs": Provider(_log_probs, "K posterior samples of each candidate, N K C numbers held"),
+    "target_log_probs": Provider(_target_log_probs, "K posterior samples of each target"),
+    "predictions": Provider(_outputs, "one pass of each candidate, dropout off"),
+    "features": Provider(_outputs, "one pass of each candidate, dropout off"),
+    "labelled_mask": Provider(_labelled, "nothing"),
+    "labelled_labels": Provider(_labelled, "nothing"),
+    "labelled_scores": Provider(_labelled_scores, "K posterior samples of each labelled row"),
+    "labelled_predictions": Provider(_labelled_outputs, "one pass of each labelled row"),
+    "labelled_features": Provider(_labelled_outputs, "one pass of each labelled row"),
+    "input_gradients": Provider(_input_gradients, "one pass and one gradient of each candidate"),
+    "committee_log_probs": Provider(_committee, "training of each member, and its passes"),
+    "unlabelled_log_odds": Provider(_unlabelled_log_odds, "training of a VAE"),
+}

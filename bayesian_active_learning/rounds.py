@@ -1,0 +1,398 @@
+"""The rounds of one cell (one acquisition function, one seed): fit, evaluate, acquire.
+
+What happened is in the event log, which alone is enough to go on after an interruption.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from bayesian_active_learning import (
+    history,
+    inference,
+    metrics,
+    oracle,
+    parameters,
+    posteriors,
+    providers,
+    training,
+)
+from bayesian_active_learning.acquisition_functions import acquire
+from bayesian_active_learning.data_utils import Dataset, Splits, pool_subset
+from bayesian_active_learning.protocol import Config, Keys, round_keys
+from bayesian_active_learning.types import Model, Selection, Strategy, Variables
+from bayesian_active_learning.utils import pad_rows, round_up
+
+PARAMETERS = "params.npz"  # in a cell's directory, on request
+CAPACITY_STEP = 128  # the labelled set's buffer grows by this much
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, with its function, seed and round. Its log is intact."""
+
+
+class Context(NamedTuple):
+    """What all cells of a run have in common."""
+
+    config: Config
+    dataset: Dataset
+    model: Model
+    optimizer: optax.GradientTransformation
+    oracle: oracle.Oracle
+    budget: int
+    save_parameters: bool
+
+
+class _Cell(NamedTuple):
+    """What all rounds of a cell have in common."""
+
+    context: Context
+    name: str
+    strategy: Strategy
+    seed: int
+    splits: Splits
+    validation: tuple[np.ndarray, np.ndarray]  # inputs and labels
+    pool_capacity: int  # candidates in a round, padding included
+
+    def capacity(self, num_labelled: int) -> int:
+        """The size of the labelled buffer: one for all rounds up to the budget."""
+        return round_up(max(self.context.budget, num_labelled), CAPACITY_STEP)
+
+
+class _Now(NamedTuple):
+    """One round of a cell, before its fit."""
+
+    number: int
+    keys: Keys
+    rows: np.ndarray  # labelled
+    labels: np.ndarray
+    where: str  # for messages
+
+
+class Network(NamedTuple):
+    """What a round has fitted: the parameters, and the posterior made from them."""
+
+    variables: Variables
+    posterior: Any
+    best_step: int
+
+
+class MemoryLog:
+    """`EventLog` without a file."""
+
+    def __init__(self) -> None:
+        self.events: tuple[Mapping[str, Any], ...] = ()
+        self.upcoming: tuple[Mapping[str, Any], ...] = ()
+
+    def record(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.events = (*self.events, event)
+        return event
+
+
+class Clock:
+    """Seconds by round and phase, in a file of their own: results must not differ by them."""
+
+    def __init__(self, path: str | os.PathLike | None):
+        self._path, self._started = path, time.perf_counter()
+
+    def lap(self, round: int, phase: str) -> None:
+        now = time.perf_counter()
+        line = json.dumps({"round": round, "phase": phase, "seconds": now - self._started})
+        self._started = now
+        if self._path is not None:
+            with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def open_cell(
+    directory: Any, name: str, seed: int, *, trust_log: bool
+) -> Iterator[tuple[Any, Clock]]:
+    """The log and the clock of a cell, locked; in memory without a directory."""
+    if directory is None:
+        yield MemoryLog(), Clock(None)
+        return
+    place = history.cell_directory(directory, name, seed)
+    with (
+        history.cell_lock(place),
+        history.EventLog(place / history.LOG, trust_log=trust_log) as log,
+    ):
+        yield log, Clock(place / history.CLOCK)
+
+
+def run_cell(
+    context: Context,
+    name: str,
+    strategy: Strategy,
+    seed: int,
+    splits: Splits,
+    log: Any,
+    clock: Clock,
+    report: Callable[[int, int, float], object] | None,
+) -> None:
+    """Makes the rounds that the log does not have yet, up to the budget.
+
+    Args:
+      report: called with (round, labels, test accuracy) after each evaluation.
+
+    Raises:
+      RunError: training diverged, or the strategy's picks are refused.
+    """
+    config, dataset = context.config, context.dataset
+    place = None if isinstance(log, MemoryLog) else log.path.parent / PARAMETERS
+    if _is_finished(log.events, context.budget):
+        if place is None or place.exists() or not context.save_parameters:
+            return
+    elif place is not None:
+        place.unlink(missing_ok=True)  # of a round that will not be the last one
+    labels = np.asarray(dataset.labels)
+    cell = _Cell(
+        context,
+        name,
+        strategy,
+        seed,
+        splits,
+        (np.asarray(dataset.images[splits.validation]), labels[splits.validation]),
+        min(config.pool_size or len(splits.pool), len(splits.pool)),
+    )
+    number, count = history.resume_point(log.events)
+    state = _resumed(cell, log, count)
+    variables: Variables | None = None
+    if config.warm_start and number:
+        # Parameters are no part of the log; the rounds behind us are fitted again.
+        variables = _refit(cell, log.events[:count], number)
+    while True:
+        now = _now(cell, state, number)
+        network = _fit_round(cell, now, variables, log)
+        variables = network.variables if config.warm_start else None
+        clock.lap(number, "fit")
+        accuracy = _evaluate_round(cell, now, network, log)
+        clock.lap(number, "evaluate")
+        if report is not None:
+            report(number, len(now.rows), accuracy)
+        wanted = _wanted(cell, state, now, log)
+        if wanted <= 0:
+            if context.save_parameters and place is not None:
+                with history.writing(place):
+                    parameters.save_variables(place, network.variables)
+            return
+        state, query = _ask(cell, now, network, state, wanted, log)
+        clock.lap(number, "acquire")
+        answers = np.asarray(context.oracle(query.rows))
+        state = oracle.tell(state, query.id, query.rows, answers)
+        log.record(oracle.labels_event(number, query.id, query.rows, answers))
+        number += 1
+
+
+def _is_finished(events: Sequence[Mapping[str, Any]], budget: int) -> bool:
+    """Whether some round was evaluated with enough labels, be it under a larger budget."""
+    return any(event["event"] == "evaluated" and event["labels"] >= budget for event in events)
+
+
+def _resumed(cell: _Cell, log: Any, count: int) -> oracle.LabelState:
+    """What is known of labels after the first `count` events, or with the initial set."""
+    dataset, splits = cell.context.dataset, cell.splits
+    everything = np.concatenate([splits.initial, splits.pool])
+    state = oracle.init(len(dataset.labels), dataset.num_classes, everything)
+    if count:
+        state = oracle.replay(log.events[:count], state)
+        log.skip(count)
+        return state
+    answers = np.asarray(cell.context.oracle(splits.initial))
+    state = oracle.tell(state, oracle.INITIAL, splits.initial, answers)  # checks them first
+    log.record(oracle.labels_event(0, oracle.INITIAL, splits.initial, answers))
+    return state
+
+
+def _now(cell: _Cell, state: oracle.LabelState, number: int) -> _Now:
+    rows, labels = oracle.labelled(state)
+    where = f"{cell.name}, seed {cell.seed}, round {number}, {len(rows)} labels"
+    return _Now(number, round_keys(cell.seed, number), rows, labels, where)
+
+
+def _fit(cell: _Cell, now: _Now, variables: Variables | None) -> training.FitResult:
+    config = cell.context.config.fit
+    try:
+        return training.fit(
+            now.keys.fit,
+            cell.context.model,
+            cell.context.optimizer,
+            cell.context.dataset.images,
+            now.rows,
+            now.labels,
+            config=config,
+            variables=variables,
+            validation=cell.validation if config.monitor != "none" else None,
+            capacity=cell.capacity(len(now.rows)),
+        )
+    except training.TrainingDiverged as error:
+        raise RunError(f"{now.where}: {error}") from error
+
+
+def _fit_round(cell: _Cell, now: _Now, variables: Variables | None, log: Any) -> Network:
+    context = cell.context
+    result = _fit(cell, now, variables)
+    log.record(
+        {
+            "event": "fitted",
+            "round": now.number,
+            "labels": len(now.rows),
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "train_loss": _short(result.train_loss),
+        }
+    )
+    fitted = posteriors.Fitted(
+        context.model,
+        result.variables,
+        context.optimizer,
+        context.dataset.images,
+        now.rows,
+        now.labels,
+        context.config.fit,
+        cell.capacity(len(now.rows)),
+    )
+    rule = posteriors.make_posterior(context.config.posterior)
+    try:
+        posterior = rule.build(now.keys.posterior, fitted)
+    except (ValueError, training.TrainingDiverged) as error:
+        raise RunError(f"{now.where}: {error}") from error
+    return Network(result.variables, posterior, result.best_step)
+
+
+def _refit(cell: _Cell, events: Sequence[Mapping[str, Any]], first: int) -> Variables | None:
+    """The parameters that a warm-started run had before round `first`."""
+    variables = None
+    dataset = cell.context.dataset
+    state = oracle.init(len(dataset.labels), dataset.num_classes, np.arange(len(dataset.labels)))
+    rounds: dict[int, list[Mapping[str, Any]]] = {}
+    for event in events:
+        key = -1 if event.get("query") == oracle.INITIAL else event["round"]
+        rounds.setdefault(key, []).append(event)
+    for number in range(first):
+        state = oracle.replay(rounds.get(number - 1, []), state)
+        now = _now(cell, state, number)
+        again = now._replace(where=f"{now.where} (made again for a warm start)")
+        variables = _fit(cell, again, variables).variables
+    return variables
+
+
+def _evaluate_round(cell: _Cell, now: _Now, network: Network, log: Any) -> float:
+    """Records the metrics on test and validation rows; returns the test accuracy."""
+    test, validation = _evaluate(cell, now, network)
+    if not np.isfinite([*test.values(), *validation.values()]).all():
+        raise RunError(
+            f"{now.where}: predictions are NaN or infinite after step {network.best_step}; a "
+            "lower learning rate or inputs of ordinary size (standardised) usually help"
+        )
+    log.record(
+        {
+            "event": "evaluated",
+            "round": now.number,
+            "labels": len(now.rows),
+            "test": test,
+            "validation": validation,
+        }
+    )
+    return test["accuracy"]
+
+
+def _evaluate(
+    cell: _Cell, now: _Now, network: Network
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Metrics on test and validation rows, averaged over posterior samples and, with
+    the suffix "_mean", with dropout off."""
+    context, splits = cell.context, cell.splits
+    rule = posteriors.make_posterior(context.config.posterior)
+    both = [network.posterior, inference.deterministic(context.model, network.variables)]
+    rows = np.concatenate([splits.test, splits.validation])
+    predictions = inference.predict(
+        now.keys.evaluate,
+        both,
+        context.dataset.images,
+        rows,
+        num_samples=[rule.num_samples(context.config.num_test_samples), 1],
+    )
+    found: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    end = len(splits.test)
+    test_labels = np.asarray(context.dataset.labels)[splits.test]
+    parts = (slice(0, end), test_labels), (slice(end, None), cell.validation[1])
+    for suffix, log_probs in zip(("", "_mean"), predictions, strict=True):
+        for result, (part, labels) in zip(found, parts, strict=True):
+            if len(labels):
+                values = metrics.classification_metrics(log_probs[part], labels)._asdict()
+                result.update({name + suffix: _short(value) for name, value in values.items()})
+    return found
+
+
+def _wanted(cell: _Cell, state: oracle.LabelState, now: _Now, log: Any) -> int:
+    """How many labels to ask for in this round."""
+    if log.upcoming and log.upcoming[0]["event"] == "query":
+        # Asked under another budget, and not yet answered: it counts as it stands.
+        return len(log.upcoming[0]["rows"])
+    left = cell.context.budget - len(now.rows)
+    return min(cell.context.config.acquisition_size, left, len(oracle.pool_rows(state)))
+
+
+def _ask(
+    cell: _Cell, now: _Now, network: Network, state: oracle.LabelState, wanted: int, log: Any
+) -> tuple[oracle.LabelState, oracle.Query]:
+    """Chooses `wanted` rows and records the query."""
+    config, strategy = cell.context.config, cell.strategy
+    situation = _situation(cell, now, network, oracle.pool_rows(state))
+    try:
+        candidates = providers.collect(now.keys.score, now.keys.provide, situation, strategy)
+        select = strategy.select if strategy.host else _jitted(strategy.select)
+        selection = select(now.keys.select, candidates, batch_size=config.acquisition_size)
+        selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
+        picked = acquire(selection, candidates)
+    except (ValueError, ArithmeticError) as error:
+        raise RunError(f"{now.where}: {error}") from error
+    scores = [_short(x) for x in selection.scores[selection.valid]]
+    asked, query = oracle.ask(state, picked, scores, round=now.number)
+    logged = log.record(oracle.query_event(query, selection.filler[selection.valid]))
+    if logged["rows"] != query.rows.tolist():
+        # Logged in another environment, whose last bits differed: that query counts.
+        asked, query = oracle.ask(state, logged["rows"], logged["scores"], round=now.number)
+    return asked, query
+
+
+def _situation(cell: _Cell, now: _Now, network: Network, pool: np.ndarray) -> providers.Situation:
+    context = cell.context
+    subset = pool_subset(cell.seed, now.number, pool, context.config.pool_size)
+    rule = posteriors.make_posterior(context.config.posterior)
+    return providers.Situation(
+        model=context.model,
+        variables=network.variables,
+        posterior=network.posterior,
+        source=context.dataset.images,
+        num_samples=rule.num_samples(context.config.num_samples),
+        # Padded before scoring: a pool that shrinks is no new shape.
+        rows=pad_rows(subset, cell.pool_capacity),
+        mask=np.arange(cell.pool_capacity) < len(subset),
+        pool=pool,
+        test=cell.splits.test,
+        labelled_rows=now.rows,
+        labels=now.labels,
+        capacity=cell.capacity(len(now.rows)),
+        optimizer=context.optimizer,
+        fit=context.config.fit,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted(select: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(select, static_argnames="batch_size")
+
+
+def _short(value: Any) -> float:
+    """Seven significant digits: all that float32 has, and 0.9 instead of 0.89999998."""
+    return float(f"{float(value):.7g}")
