@@ -48,6 +48,19 @@ _LABELS = {
     "max_entropy": "max entropy",
     "mean_std": "mean STD",
     "variation_ratios_mode": "variation ratios (mode)",
+    "badge": "BADGE",
+    "bait": "BAIT",
+    "batch_bald": "BatchBALD",
+    "batch_epig": "batch EPIG",
+    "cluster_margin": "Cluster-Margin",
+    "coreset": "core-set",
+    "epig": "EPIG",
+    "lcmd": "LCMD",
+    "power_bald": "PowerBALD",
+    "probcover": "ProbCover",
+    "typiclust": "TypiClust",
+    "uwe": "UWE",
+    "vaal": "VAAL",
 }
 _OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#332288", "#888888")
 _OTHER_DASHES = ("-", (0, (8, 2)), (0, (3, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 1.2)))
@@ -56,6 +69,8 @@ _OTHERS = tuple(
     Style(_OTHER_COLOURS[number % 5], _OTHER_DASHES[number % 5], _OTHER_MARKERS[number % 6])
     for number in range(30)
 )
+_HEADLINE = ("batch_bald", "power_bald", "epig", "badge", "coreset", "margin", "typiclust")
+_STYLES |= dict(zip(_HEADLINE, _OTHERS))
 _AXIS_WORDS = {
     "accuracy": "accuracy (%)",
     "nll": "NLL (nats)",
@@ -65,7 +80,7 @@ _AXIS_WORDS = {
 
 
 def function_styles(functions: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: the same in every figure for the library's functions, and
+    """A style for each name: the same in every figure for the best-known functions, and
     for others as far as they do not get in each other's way.
 
     Raises ValueError for more functions than can be told apart.
@@ -73,12 +88,12 @@ def function_styles(functions: Iterable[str]) -> dict[str, Style]:
     names = list(dict.fromkeys(functions))
     styles = {name: _STYLES[name] for name in names if name in _STYLES}
     others = sorted(name for name in names if name not in _STYLES)
-    if len(others) > len(_OTHERS):
+    if len(others) > len(_OTHERS) - len(_HEADLINE):
         raise ValueError(
             f"{len(names)} functions cannot be told apart in one figure; draw fewer, with "
             "history._replace(cells={...})"
         )
-    free = list(_OTHERS)
+    free = list(_OTHERS[len(_HEADLINE) :])
     for name in others:
         styles[name] = free.pop(zlib.crc32(name.encode()) % len(free))
     return {name: styles[name] for name in names}
