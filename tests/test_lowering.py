@@ -1,0 +1,104 @@
+"""Every compiled entry point lowers for GPU and TPU, which needs neither to be there."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_acquisition_strategies import make_candidates
+
+import bayesian_active_learning.acquisition_functions as af
+from bayesian_active_learning import inference, models, posteriors, training
+from bayesian_active_learning.types import Variables
+
+PLATFORMS = ("cuda", "tpu")
+DEVICE_STRATEGIES = [name for name in af.STRATEGIES if not af.make_strategy(name).host]
+IMAGES = np.zeros((4, 12, 12, 1), np.float32)
+
+
+def lowered(function: Any, *arguments: Any) -> str:
+    """The program for both platforms. Raises where an operation has no lowering."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), arguments)
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+    assert exported.platforms == PLATFORMS
+    return exported.mlir_module()
+
+
+@pytest.mark.parametrize("name", af.SCORES)
+def test_scores(name: str):
+    assert "func" in lowered(af.SCORES[name], jnp.zeros((3, 2, 4)))
+
+
+@pytest.mark.parametrize("name", DEVICE_STRATEGIES)
+def test_strategies(name: str):
+    strategy = af.make_strategy(name)
+    candidates = jax.tree.map(jnp.asarray, make_candidates(strategy))
+    select = functools.partial(strategy.select, batch_size=3)
+    assert "func" in lowered(select, jax.random.PRNGKey(0), candidates)
+
+
+@functools.cache
+def network(name: str) -> tuple[Any, Variables]:
+    model = models.MODELS[name](3)
+    return model, model.init(jax.random.PRNGKey(0), IMAGES)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("kind", ["mc_dropout", "deterministic", "ensemble", "laplace"])
+def test_stochastic_passes(name: str, kind: str):
+    model, variables = network(name)
+    posterior = {
+        "mc_dropout": lambda: inference.mc_dropout(model, variables),
+        "deterministic": lambda: inference.deterministic(model, variables),
+        "ensemble": lambda: posteriors.ensemble(
+            model, posteriors.stack_variables([variables, variables])
+        ),
+        "laplace": lambda: posteriors.laplace(model, variables, IMAGES, np.arange(4)),
+    }[kind]()
+    samples = 1 if kind == "deterministic" else 2
+
+    def scores(shared: Any, key: Any, images: Any) -> Any:
+        draws = posterior.draw(shared, key, samples)
+        return inference._chunk((posterior.apply,), (0,), af.bald, (shared,), (draws,), images)
+
+    assert "func" in lowered(scores, posterior.shared, jax.random.PRNGKey(0), IMAGES)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_single_passes_and_gradients(name: str):
+    model, variables = network(name)
+    for function in (inference._point_outputs, inference._gradient_sums):
+        assert "func" in lowered(functools.partial(function, model), variables, IMAGES)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_training(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The block that `fit` compiles, with the arguments that it is called with."""
+    model, _ = network(name)
+    programs: list[str] = []
+    compiled = training._compiled
+
+    def spied(*settings: Any) -> Any:
+        block, check = compiled(*settings)
+
+        def call(*arguments: Any) -> Any:
+            programs.append(lowered(block, *jax.tree.map(jnp.asarray, arguments)))
+            return block(*arguments)
+
+        return call, check
+
+    monkeypatch.setattr(training, "_compiled", spied)
+    config = training.FitConfig(batch_size=4, epochs=0, min_steps=1, check_every=1)
+    training.fit(
+        jax.random.PRNGKey(0),
+        model,
+        optax.adam(1e-3),
+        IMAGES,
+        np.arange(4),
+        np.array([0, 1, 2, 0]),
+        config=config,
+    )
+    assert len(programs) == 1 and "func" in programs[0]
