@@ -28,6 +28,7 @@ _SUBMODULES = (
     "providers",
     "rounds",
     "specs",
+    "statistics",
     "training",
     "tuning",
     "types",

@@ -26,6 +26,7 @@ from bayesian_active_learning.history.directory import (
 )
 from bayesian_active_learning.history.errors import HistoryError, differences, writing
 from bayesian_active_learning.history.export import export_csv, export_xlsx
+from bayesian_active_learning.history.joining import join_histories
 from bayesian_active_learning.history.lock import cell_lock
 from bayesian_active_learning.history.log import EventLog, read_events, resume_point
 from bayesian_active_learning.history.machine import environment
@@ -45,6 +46,7 @@ from bayesian_active_learning.history.summary import (
     notice,
     num_validation,
     summary_table,
+    text_table,
 )
 from bayesian_active_learning.history.thresholds import (
     labels_to_threshold,
@@ -75,6 +77,7 @@ __all__ = [
     "environment",
     "export_csv",
     "export_xlsx",
+    "join_histories",
     "labels_to_threshold",
     "list_cells",
     "load_history",
@@ -92,6 +95,7 @@ __all__ = [
     "round_records",
     "student_t",
     "summary_table",
+    "text_table",
     "write_history",
     "writing",
 ]

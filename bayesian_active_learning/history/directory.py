@@ -34,6 +34,7 @@ _RUN_FILES = (
     "history.csv",
     "history.xlsx",
     "summary.*",
+    "comparison.*",
     "*.png",
     "*.pdf",
     "*.svg",

@@ -32,7 +32,13 @@ def caption(history: History) -> str:
     if "acquisition_size" in facts:
         parts.append(f"acquisition size {facts['acquisition_size']:,}")
     if "num_samples" in facts:
-        parts.append(f"{facts['num_samples']:,} posterior samples")
+        # A deterministic network or an ensemble has no more than it has.
+        most = "at most " if "posterior" in facts else ""
+        parts.append(f"{most}{facts['num_samples']:,} posterior samples")
+    if "posterior" in facts:
+        parts.append(f"posterior {facts['posterior']}")
+    if "initial" in facts:
+        parts.append(f"initial set by {facts['initial']}")
     if "pool_size" in facts:
         size = facts["pool_size"]
         parts.append(f"pool subset {size:,}" if size else "whole pool scored")
@@ -73,9 +79,6 @@ def summary_table(
         curves = list(by_seed.values())
         reach = [_labels_in_words(curves, *column, metric) for column in columns]
         rows.append([function, str(len(curves)), *reach, _final_in_words(curves, metric)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
     few = f"quartiles from {FEW_SEEDS} seeds on"
     notes = [
         f"Labels, initial ones included: median over seeds (with {few}). A seed that does not "
@@ -84,7 +87,15 @@ def summary_table(
         "that all of them have.",
         *_stopped_early(found),
     ]
-    return "\n".join([caption(history), "", *lines, "", *notes])
+    return "\n".join([caption(history), "", *text_table(rows), "", *notes])
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a plain-text table; the first of `rows` is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
 
 
 def notice(history: History, *, baseline: str = "random", rounds: int = 10) -> str:
