@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help mnist test test-all lint format pytest pytest-all pins clean
+.PHONY: help mnist test test-all lint format pytest pytest-all peers pins clean
 
 # The first Python that starts, is recent enough and can make environments. A command being there
 # is not enough: a pyenv shim may exist and not run.
@@ -37,6 +37,7 @@ help:
 	@echo 'make test-all  lint and tests, slow ones included'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make format    let ruff rewrite the sources'
+	@echo 'make peers     compare with baal, batchbald_redux and scikit-activeml (needs python3.11)'
 	@echo 'make pins      resolve requirements/ anew for PYTHON'
 	@echo 'make clean     remove the environment and all caches'
 	@echo 'PYTHON=$(PYTHON) VENV=$(VENV)'
@@ -85,6 +86,32 @@ $(TEST_READY): $(CREATED)
 	@$(PIP) install -c $(PINS) -e '.[experiments,tfds,frameworks,tests]'
 	@touch $@
 
+# Python 3.11, for which a CPU build of the pinned torch is to be had. What the peers name and do
+# not import (Jupyter, torchvision, CUDA) stays out: hence --no-deps, and a list of all they need.
+# Without that torch the peers that need it are skipped, and named.
+PEERS_VENV   := .venv-peers
+PEERS_PYTHON ?= python3.11
+PEERS_PINS   := requirements/peers-py311.txt
+PEERS_READY  := $(PEERS_VENV)/.ready
+PEERS_PIP    := $(PEERS_VENV)/bin/python -m pip -qq --disable-pip-version-check
+
+peers: $(PEERS_READY)
+	$(TEST_ENV) $(PEERS_VENV)/bin/python -m pytest -m peers tests/test_peers*.py
+
+$(PEERS_READY): pyproject.toml $(PEERS_PINS) requirements/py311.txt
+	@$(PEERS_PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	    echo 'The peers are pinned for Python 3.11: make peers PEERS_PYTHON=/path/to/python3.11' >&2; false; }
+	@echo 'Making $(PEERS_VENV) with $(PEERS_PYTHON), versions from $(PEERS_PINS) (1.6 GB, a few minutes)'
+	@$(PEERS_PYTHON) -m venv --clear $(PEERS_VENV)
+	@$(PEERS_PIP) install -c requirements/py311.txt -e . pytest scikit-learn fsspec pillow psutil \
+	    setuptools tqdm typing_extensions
+	@$(PEERS_PIP) install --no-deps -r $(PEERS_PINS) || { \
+	    echo 'Missing: torch (no CPU build of the pinned version was found), so baal and batchbald_redux.' >&2; \
+	    echo 'Only scikit-activeml is compared. PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can name a place.' >&2; \
+	    grep -E '^(scikit-activeml|makefun)==' $(PEERS_PINS) > $(PEERS_VENV)/rest.txt; \
+	    $(PEERS_PIP) install --no-deps -r $(PEERS_VENV)/rest.txt; }
+	@touch $@
+
 # In an environment of its own, so that nothing of an old one is written down.
 pins:
 	rm -rf .cache/pins
@@ -96,5 +123,5 @@ pins:
 	mv .cache/pins/new.txt requirements/py$(PY).txt
 
 clean:
-	rm -rf .venv .venv-3* .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-3* $(PEERS_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find bayesian_active_learning experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
