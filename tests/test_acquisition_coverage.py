@@ -139,6 +139,21 @@ def check_greedy_cover(candidates: Candidates, selection: Any, delta: float) -> 
         left[position] = False
 
 
+@pytest.mark.parametrize("squared_delta", [1, 2])
+def test_probcover_where_points_lie_exactly_at_delta(squared_delta: int) -> None:
+    """Corners of a cube, with exact integers for reference: balls are open."""
+    corners = np.random.default_rng(0).integers(0, 2, size=(SIZE, 6))
+    squares = ((corners[:, None] - corners[None]) ** 2).sum(axis=-1)
+    near = (squares < squared_delta) | np.eye(SIZE, dtype=bool)
+    delta = float(np.sqrt(np.float32(squared_delta)))
+    selection = select(f"probcover:delta={delta!r}", pool(corners), batch_size=30)
+    uncovered = np.ones(SIZE, bool)
+    for position, score in zip(selection.positions, selection.scores, strict=True):
+        gains = (near & uncovered).sum(axis=1)
+        assert score == gains[position] == gains.max()
+        uncovered &= ~near[position]
+
+
 @pytest.mark.parametrize("num_labelled", [0, 6])
 def test_probcover_is_greedy_on_the_full_graph(num_labelled: int) -> None:
     """Several blocks of candidates, and of what one pick covers."""

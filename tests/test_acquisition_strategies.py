@@ -262,6 +262,21 @@ def test_batch_size_must_be_positive(name: str, batch_size: int) -> None:
 
 
 @each_strategy
+def test_small_integers_are_taken_for_the_numbers_they_are(name: str) -> None:
+    """Squares of uint8 wrap around at 256."""
+    strategy = af.make_strategy(name)
+    if "features" not in strategy.needs:
+        pytest.skip("reads no features")
+    candidates = make_candidates(strategy)
+    whole = np.random.default_rng(3).integers(0, 256, size=(N, D))
+    floats = candidates._replace(features=whole.astype(np.float32))
+    integers = candidates._replace(features=whole.astype(np.uint8))
+    ours, theirs = select(strategy, integers), select(strategy, floats)
+    np.testing.assert_array_equal(ours.positions, theirs.positions)
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5)
+
+
+@each_strategy
 def test_works_in_float64(name: str) -> None:
     with jax.enable_x64(True):
         strategy = af.make_strategy(name)

@@ -63,7 +63,10 @@ def bait(
     float32 they hold to within 1 % up to a |z|^2 / ridge of about 3e4: scale features down, or
     raise the ridge, beyond that.
 
-    Ash, Goel, Krishnamurthy & Kakade 2021, arXiv:2106.09675.
+    Ash, Goel, Krishnamurthy & Kakade 2021, arXiv:2106.09675. The authors' code weighs
+    otherwise: it divides the labelled information by |L| + B, gives each pick B times the
+    weight of a labelled point, and takes F over pool and labelled points together. Its
+    lambda is ridge = lambda (|L| + B) here.
 
     Args:
       ridge: above 0, the prior precision of the weights.

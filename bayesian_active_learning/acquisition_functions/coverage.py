@@ -20,9 +20,7 @@ from bayesian_active_learning.acquisition_functions.clustering import (
     labelled_points,
 )
 from bayesian_active_learning.acquisition_functions.distances import (
-    CHUNK_ELEMENTS,
     nearest,
-    pairwise,
     prepare_points,
     squared_to_one,
 )
@@ -171,27 +169,31 @@ def _points(candidates: Candidates) -> _Points:
     return _Points(features, usable, bad, distances, position, labelled_mask)
 
 
+def _near(points: Array, index: Array, delta: ArrayLike | float) -> Array:
+    """`[N]`: which of `points [N, D]` are closer than delta to the point at `index`, itself
+    among them.
+
+    By direct differences, and the one predicate for what is counted and what is covered: a
+    pair at exactly delta must not count as near here and as far there.
+    """
+    distances = jnp.sqrt(squared_to_one(points, points[index]))
+    return (distances < delta) | (jnp.arange(len(points)) == index)
+
+
 def _count_near(counted: Array, points: Array, delta: ArrayLike | float) -> Array:
-    """`[N]`: how many of the `counted [N]` are closer than delta to each of `points [N, D]`,
-    or are that point. Takes the time of the counted ones only."""
+    """`[N]`: how many of the `counted [N]` are near each of `points [N, D]`. Takes the time
+    of the counted ones only."""
     n = len(points)
     if not n:
         return jnp.zeros(0, jnp.int32)
-    block = max(1, min(256, n, CHUNK_ELEMENTS // n))
-    indices = jnp.nonzero(counted, size=-(-n // block) * block, fill_value=n)[0]
-
-    def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        start, total = carry
-        chosen = jax.lax.dynamic_slice(indices, (start,), (block,))
-        distances = pairwise("euclidean", points[jnp.where(chosen < n, chosen, 0)], points)
-        # Rounding may part a point from itself.
-        near = (distances < delta) | (chosen[:, None] == jnp.arange(n))
-        near &= chosen[:, None] < n
-        return start + block, total + jnp.sum(near, axis=0, dtype=jnp.int32)
-
+    indices = jnp.nonzero(counted, size=n, fill_value=0)[0]
     count = jnp.sum(counted, dtype=jnp.int32)
-    start, total = jnp.zeros((), jnp.int32), jnp.zeros(n, jnp.int32)
-    return jax.lax.while_loop(lambda carry: carry[0] < count, add, (start, total))[1]
+    return jax.lax.fori_loop(
+        0,
+        count,
+        lambda i, total: total + _near(points, indices[i], delta),
+        jnp.zeros(n, jnp.int32),
+    )
 
 
 class _Balls(NamedTuple):
@@ -215,8 +217,7 @@ def _select_probcover(
         return jnp.where(points.bad, jnp.nan, ranks), jnp.where(points.bad, jnp.nan, gains)
 
     def update(state: _Balls, position: Array) -> _Balls:
-        near = jnp.sqrt(squared_to_one(features, features[position])) < delta
-        near = near.at[position].set(True) & points.usable[position]
+        near = _near(features, position, delta) & points.usable[position]
         newly = state.uncovered & near
         return _Balls(
             uncovered=state.uncovered & ~newly,

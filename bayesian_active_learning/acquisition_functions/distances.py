@@ -77,8 +77,10 @@ def nearest(metric: str, points: Array, others: Array, mask: ArrayLike) -> tuple
     """The nearest of `others` for each point: its distance `[N]` and its position `[N]`.
 
     Found in chunks of `others`, by `pairwise`, and then measured anew by direct
-    differences: the distance of a point to its equal is exactly 0. Memory
-    O(N D + CHUNK_ELEMENTS). Chunks that are all padding cost nothing.
+    differences: the distance of a point to its equal is exactly 0, unless another one is
+    so close that `pairwise` cannot tell them apart (squared distances within about 1e-7
+    times the squared norms), and is taken for the nearest. Memory O(N D + CHUNK_ELEMENTS).
+    Chunks that are all padding cost nothing.
 
     Args:
       metric: name in METRICS.

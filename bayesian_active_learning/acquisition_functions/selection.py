@@ -28,7 +28,8 @@ State = TypeVar("State")
 
 
 def needed(candidates: Candidates, name: str) -> Array:
-    """The field `name` of the candidates as a JAX array, floating point in at least float32.
+    """The field `name` of the candidates as a JAX array, in at least float32 but for labels
+    and masks.
 
     Raises:
       ValueError: it is None, or its first axis is not that of the mask (fields `[N, ...]`).
@@ -42,10 +43,12 @@ def needed(candidates: Candidates, name: str) -> Array:
             f"expected Candidates.{name} with the first axis of mask "
             f"{list(jnp.shape(candidates.mask))}, got {list(value.shape)}"
         )
-    if jnp.issubdtype(value.dtype, jnp.floating):
+    if name not in _NOT_NUMBERS:  # squares of small integers would wrap around
         value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     return value
 
+
+_NOT_NUMBERS = ("labels", "labelled_labels", "labelled_mask")
 
 PER_CANDIDATE = (
     "scores",
