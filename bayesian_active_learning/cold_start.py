@@ -1,14 +1,17 @@
 """The first rows to label, chosen before there is any network: by their inputs alone."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
-from bayesian_active_learning.acquisition_functions import acquire, make_strategy
+from bayesian_active_learning.acquisition_functions import STRATEGIES, acquire, make_strategy
 from bayesian_active_learning.providers import draw_rows
 from bayesian_active_learning.types import Candidates, Key, Source, Strategy
 
+_USUAL = "balanced, random, kmeans, kmeans_pp, coreset, typiclust, probcover"
 _KNOWN_BEFORE = {"features", "labelled_features", "labelled_mask"}
 
 
@@ -18,13 +21,15 @@ def check_initial(spec: str) -> Strategy:
     Raises:
       ValueError: an unknown strategy, or one that needs predictions.
     """
+    known = {"balanced", *STRATEGIES}
+    if spec.partition(":")[0] not in known:
+        raise ValueError(f"unknown initial set {spec!r}; known: {_USUAL}, and strategies")
     strategy = make_strategy(spec)
     missing = strategy.needs - _KNOWN_BEFORE
     if missing:
         raise ValueError(
             f"the initial set cannot be chosen by {spec!r}: it needs "
-            f"{', '.join(sorted(missing))}, and there is no fitted network yet; use balanced, "
-            "random, kmeans, kmeans_pp, coreset, typiclust or probcover"
+            f"{', '.join(sorted(missing))}, and there is no fitted network yet; known: {_USUAL}"
         )
     return strategy
 
@@ -57,7 +62,7 @@ def initial_rows(
     draw_key, select_key = jax.random.split(key)
     rows = np.sort(pool)
     if max_candidates and max_candidates < len(pool):
-        rows = draw_rows(draw_key, pool, max(count, max_candidates))
+        rows = np.sort(draw_rows(draw_key, pool, max(count, max_candidates)))
     features = np.asarray(source[rows]).reshape(len(rows), -1)
     known = {
         "features": features,
@@ -69,6 +74,11 @@ def initial_rows(
         mask=np.ones(len(rows), bool),
         **{name: value for name, value in known.items() if name in strategy.needs},
     )
-    select = functools.partial(strategy.select, batch_size=count)
-    picked = (select if strategy.host else jax.jit(select))(select_key, candidates)
+    select = strategy.select if strategy.host else _jitted(strategy.select)
+    picked = select(select_key, candidates, batch_size=count)
     return np.sort(acquire(picked, candidates))
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted(select: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(select, static_argnames="batch_size")

@@ -23,10 +23,20 @@ from bayesian_active_learning.protocol import (
     network,
     random_labelled,
     round_keys,
+    same_settings,
     seed_splits,
     settings,
 )
-from bayesian_active_learning.rounds import PARAMETERS, Context, RunError, open_cell, run_cell
+from bayesian_active_learning.rounds import (
+    PARAMETERS,
+    Context,
+    RunError,
+    initial_in_logs,
+    labelled_capacity,
+    open_cell,
+    pool_capacity,
+    run_cell,
+)
 from bayesian_active_learning.types import Strategy
 from bayesian_active_learning.utils import check_positive
 
@@ -42,6 +52,7 @@ __all__ = [
     "random_labelled",
     "round_keys",
     "run",
+    "same_settings",
     "seed_splits",
     "settings",
 ]
@@ -115,9 +126,9 @@ def run(
         if len(set(given)) < len(given):
             raise ValueError(f"{what} is given twice: {', '.join(map(str, given))}")
     chosen = {name: (strategies or {}).get(name) or make_strategy(name) for name in acquisitions}
+    num_samples = make_posterior(config.posterior).num_samples(config.num_samples)
     for name, strategy in chosen.items():
         providers.check_provided(strategy, name)
-        num_samples = make_posterior(config.posterior).num_samples(config.num_samples)
         check_samples(name, num_samples, strategy.score)
 
     context = Context(
@@ -129,7 +140,13 @@ def run(
         save_parameters,
     )
     cells = [(name, seed) for seed in seeds for name in acquisitions]
-    sizes = {seed: splits or seed_splits(config, dataset, seed) for seed in seeds}
+    logged = {}
+    if directory is not None and not fresh and config.initial != "balanced":
+        logged = initial_in_logs(directory, seeds)
+    sizes = {
+        seed: splits or seed_splits(config, dataset, seed, initial=logged.get(seed))
+        for seed in seeds
+    }
     for seed, found in sizes.items():
         if config.fit.monitor != "none" and not len(found.validation):
             raise ValueError(f"monitor {config.fit.monitor!r} needs validation rows (seed {seed})")
@@ -143,6 +160,18 @@ def run(
                 f"the budget of {labels} labels is smaller than the initial set of "
                 f"{len(found.initial)} (seed {seed})"
             )
+    for name, strategy in chosen.items():
+        providers.check_applicable(
+            name,
+            strategy,
+            context.model,
+            dataset.images,
+            num_classes=dataset.num_classes,
+            num_samples=num_samples,
+            num_candidates=max(pool_capacity(config, found) for found in sizes.values()),
+            capacity=labelled_capacity(labels),
+            batch_size=config.acquisition_size,
+        )
     rounds = {seed: _num_rounds(config, found, labels) for seed, found in sizes.items()}
     total, done = sum(rounds[seed] for _, seed in cells), 0
     if directory is not None:

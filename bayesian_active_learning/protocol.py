@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import optax
 
 from bayesian_active_learning import cold_start, posteriors, training
 from bayesian_active_learning.data_utils import Dataset, Splits, make_splits, pool_subset
-from bayesian_active_learning.models import MODELS
+from bayesian_active_learning.models import MODELS, WITHOUT_DROPOUT
 from bayesian_active_learning.types import Key, Model
 from bayesian_active_learning.utils import check_one_of, check_positive
 
@@ -73,6 +74,14 @@ def settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in values.items() if _YOUNGER.get(key) != value}
 
 
+def same_settings(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a run of this identity was made with these `settings`, whatever the data."""
+    return all(
+        {**_YOUNGER, **identity}.get(key) == {**_YOUNGER, **settings}.get(key)
+        for key in Config._fields
+    )
+
+
 def check_config(config: Config) -> None:
     """Raises ValueError on values that cannot work, before anything is compiled."""
     check_one_of("model", config.model, MODELS)
@@ -86,7 +95,15 @@ def check_config(config: Config) -> None:
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
     training.check_config(config.fit)
-    posteriors.make_posterior(config.posterior)
+    rule = posteriors.make_posterior(config.posterior)
+    rule.check(config.fit)
+    if rule.dropout and config.model in WITHOUT_DROPOUT:
+        raise ValueError(
+            f"the model {config.model!r} has no dropout, so all samples of the posterior "
+            f"{config.posterior!r} would be equal; use laplace, ensemble or swag"
+        )
+    if config.warm_start and config.posterior.partition(":")[0] == "ensemble":
+        raise ValueError("an ensemble starts fresh every round: it has no warm start")
     if config.initial != "balanced":
         cold_start.check_initial(config.initial)
     if not math.isfinite(config.learning_rate):
@@ -121,11 +138,14 @@ def _adam(learning_rate: float) -> optax.GradientTransformation:
     return optax.adam(learning_rate)
 
 
-def seed_splits(config: Config, dataset: Dataset, seed: int) -> Splits:
+def seed_splits(
+    config: Config, dataset: Dataset, seed: int, *, initial: np.ndarray | None = None
+) -> Splits:
     """The rows that `run` uses for a seed, the same for every acquisition function.
 
     With another `initial` than "balanced" there are as many initial rows, but no label is
-    looked at to choose them.
+    looked at to choose them; `initial` are then the rows that were chosen already, since
+    another version of a clustering library might choose others.
     """
     balanced = config.initial == "balanced"
     splits = make_splits(
@@ -139,14 +159,19 @@ def seed_splits(config: Config, dataset: Dataset, seed: int) -> Splits:
     )
     if balanced:
         return splits
-    chosen = cold_start.initial_rows(
-        round_keys(seed, BEFORE_ROUND_0).select,
-        config.initial,
-        dataset.images,
-        splits.pool,
-        config.num_initial_per_class * dataset.num_classes,
-        config.pool_size,
-    )
+    count = config.num_initial_per_class * dataset.num_classes
+    if not count:
+        return splits
+    chosen = initial
+    if chosen is None:
+        chosen = cold_start.initial_rows(
+            round_keys(seed, BEFORE_ROUND_0).select,
+            config.initial,
+            dataset.images,
+            splits.pool,
+            count,
+            config.pool_size,
+        )
     return splits._replace(initial=chosen, pool=np.setdiff1d(splits.pool, chosen))
 
 

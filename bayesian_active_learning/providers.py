@@ -8,6 +8,7 @@ Posterior samples are drawn from one key, so that `scores`, `log_probs`, `labell
 and `target_log_probs` speak of the same K networks, as joint quantities need.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -70,9 +71,10 @@ def collect(score_key: Key, other_key: Key, situation: Situation, strategy: Stra
     """
     check_provided(strategy)
     found: dict[str, Any] = {}
-    for need in PROVIDERS:  # in the table's order, whatever the set's
+    keys = jax.random.split(other_key, len(PROVIDERS))
+    for key, need in zip(keys, PROVIDERS, strict=True):  # the table's order, not the set's
         if need in strategy.needs and need not in found:
-            found.update(PROVIDERS[need].provide(score_key, other_key, situation, strategy))
+            found.update(PROVIDERS[need].provide(score_key, key, situation, strategy))
     wanted = {name: found[name] for name in strategy.needs}
     return Candidates(rows=situation.rows, mask=situation.mask, **wanted)
 
@@ -84,6 +86,83 @@ def check_provided(strategy: Strategy, name: str = "the strategy") -> None:
         raise ValueError(f"{name} needs {', '.join(sorted(missing))}, which is not provided")
     if strategy.needs & {"scores", "labelled_scores"} and strategy.score is None:
         raise ValueError(f"{name} needs scores, but has no score function to give them")
+    unknown = set(dict(strategy.settings)) - set(SETTINGS)
+    if unknown:
+        raise ValueError(f"{name} has unknown settings {', '.join(sorted(unknown))}")
+    check_one_of("targets", setting(strategy, "targets"), ("pool", "test"))
+    vaal.check_config(_vaal_config(strategy))
+
+
+def check_applicable(
+    name: str,
+    strategy: Strategy,
+    model: Model,
+    source: Source,
+    *,
+    num_classes: int,
+    num_samples: int,
+    num_candidates: int,
+    capacity: int,
+    batch_size: int,
+) -> None:
+    """Refuses, before anything is trained, what could not choose a batch here.
+
+    Traces the strategy on arrays of the shapes that it will be given, without computing.
+
+    Raises:
+      ValueError: too few posterior samples, too many candidates, or what the strategy itself
+        refuses.
+    """
+    if num_samples < strategy.min_samples:
+        raise ValueError(
+            f"{name} needs at least {strategy.min_samples} posterior samples that differ, and "
+            f"here there is {num_samples}: with one network, labels say nothing about each other"
+        )
+    if strategy.max_candidates is not None and num_candidates > strategy.max_candidates:
+        raise ValueError(
+            f"{name} takes at most {strategy.max_candidates:,} candidates for the memory it "
+            f"needs, and here are {num_candidates:,}: score a random subset (pool_size)"
+        )
+    if strategy.host:
+        return
+
+    def shaped(*shape: int, dtype: Any = np.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    inputs = shaped(1, *source.shape[1:])
+    variables = jax.eval_shape(model.init, key, inputs)
+    outputs, _ = jax.eval_shape(
+        lambda variables, inputs: model.apply(variables, None, inputs, mode="mean"),
+        variables,
+        inputs,
+    )
+    width, members = outputs.features.shape[-1], setting(strategy, "members")
+    shapes = {
+        "scores": shaped(num_candidates),
+        "log_probs": shaped(num_candidates, num_samples, num_classes),
+        "target_log_probs": shaped(_num_targets(strategy), num_samples, num_classes),
+        "predictions": shaped(num_candidates, num_classes),
+        "features": shaped(num_candidates, width),
+        "labelled_mask": shaped(capacity, dtype=bool),
+        "labelled_labels": shaped(capacity, dtype=np.int32),
+        "labelled_scores": shaped(capacity),
+        "labelled_predictions": shaped(capacity, num_classes),
+        "labelled_features": shaped(capacity, width),
+        "input_gradients": shaped(num_candidates),
+        "committee_log_probs": shaped(num_candidates, members, num_classes),
+        "unlabelled_log_odds": shaped(num_candidates),
+    }
+    candidates = Candidates(
+        rows=shaped(num_candidates, dtype=np.int32),
+        mask=shaped(num_candidates, dtype=bool),
+        **{need: shapes[need] for need in strategy.needs},
+    )
+    try:
+        select = functools.partial(strategy.select, batch_size=batch_size)
+        jax.eval_shape(select, key, candidates)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def setting(strategy: Strategy, name: str) -> Any:
@@ -124,9 +203,8 @@ def _target_log_probs(
     key: Key, other: Key, now: Situation, strategy: Strategy
 ) -> Mapping[str, Any]:
     where = setting(strategy, "targets")
-    check_one_of("targets", where, ("pool", "test"))
     rows = draw_rows(other, now.pool if where == "pool" else now.test, _num_targets(strategy))
-    # A pool that has become small repeats its rows: a weight on them, and the same shape.
+    # A pool that has become small repeats its rows, in their random order: the same shape.
     rows = np.resize(rows, _num_targets(strategy))
     found = _log_probs(key, other, now._replace(rows=rows), strategy)
     return {"target_log_probs": found["log_probs"]}
@@ -193,20 +271,24 @@ def _committee(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapp
 def _unlabelled_log_odds(
     key: Key, other: Key, now: Situation, strategy: Strategy
 ) -> Mapping[str, Any]:
-    config = vaal.VaalConfig()._replace(**dict(setting(strategy, "vaal")))
+    config = _vaal_config(strategy)
     state = vaal.fit_vaal(other, now.source, now.labelled_rows, now.pool, config=config)
     return {"unlabelled_log_odds": vaal.unlabelled_log_odds(state, now.source, now.rows)}
 
 
+def _vaal_config(strategy: Strategy) -> vaal.VaalConfig:
+    return vaal.VaalConfig()._replace(**dict(setting(strategy, "vaal")))
+
+
 def draw_rows(key: Key, rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` of the rows (or all of them), drawn without replacement, ascending.
+    """`count` of the rows (or all of them), drawn without replacement, in random order.
 
     Each row's number is fixed by the key and the row: the same rows are drawn from a pool
     in another order, and few others from a pool that is short of a few.
     """
     entropy = np.asarray(jax.random.key_data(key)).ravel().tolist()
     bits = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(int(np.max(rows)) + 1)
-    return np.sort(rows[np.argsort(bits[rows], kind="stable")[:count]])
+    return rows[np.argsort(bits[rows], kind="stable")[:count]]
 
 
 PROVIDERS: dict[str, Provider] = {

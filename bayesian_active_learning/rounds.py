@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ class _Cell(NamedTuple):
 
     def capacity(self, num_labelled: int) -> int:
         """The size of the labelled buffer: one for all rounds up to the budget."""
-        return round_up(max(self.context.budget, num_labelled), CAPACITY_STEP)
+        return labelled_capacity(max(self.context.budget, num_labelled))
 
 
 class _Now(NamedTuple):
@@ -161,7 +162,7 @@ def run_cell(
         seed,
         splits,
         (np.asarray(dataset.images[splits.validation]), labels[splits.validation]),
-        min(config.pool_size or len(splits.pool), len(splits.pool)),
+        pool_capacity(config, splits),
     )
     number, count = history.resume_point(log.events)
     state = _resumed(cell, log, count)
@@ -190,6 +191,28 @@ def run_cell(
         state = oracle.tell(state, query.id, query.rows, answers)
         log.record(oracle.labels_event(number, query.id, query.rows, answers))
         number += 1
+
+
+def pool_capacity(config: Config, splits: Splits) -> int:
+    """Candidates in a round, padding included."""
+    return min(config.pool_size or len(splits.pool), len(splits.pool))
+
+
+def labelled_capacity(num_labelled: int) -> int:
+    """The size of a buffer that holds so many labelled rows."""
+    return round_up(num_labelled, CAPACITY_STEP)
+
+
+def initial_in_logs(directory: str | os.PathLike, seeds: Sequence[int]) -> dict[int, np.ndarray]:
+    """seed -> the initial rows that a cell of an earlier call has logged."""
+    found: dict[int, np.ndarray] = {}
+    for seed in seeds:
+        for path in sorted(pathlib.Path(directory).glob(f"*/{seed}/{history.LOG}")):
+            events = history.read_events(path)
+            if events and events[0].get("query") == oracle.INITIAL:
+                found[seed] = np.sort(np.asarray(events[0]["rows"], np.int32))
+                break
+    return found
 
 
 def _is_finished(events: Sequence[Mapping[str, Any]], budget: int) -> bool:
@@ -354,7 +377,7 @@ def _ask(
         selection = select(now.keys.select, candidates, batch_size=config.acquisition_size)
         selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
         picked = acquire(selection, candidates)
-    except (ValueError, ArithmeticError) as error:
+    except (ValueError, ArithmeticError, ImportError) as error:
         raise RunError(f"{now.where}: {error}") from error
     scores = [_short(x) for x in selection.scores[selection.valid]]
     asked, query = oracle.ask(state, picked, scores, round=now.number)

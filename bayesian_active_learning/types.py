@@ -118,6 +118,8 @@ class Strategy(NamedTuple):
     needs: names of the `Candidates` fields that `select` reads.
     score: for strategies that need "scores", the function that gives them.
     host:  True = not jittable (a solver, scikit-learn).
+    min_samples: posterior samples K below which the rule says nothing.
+    max_candidates: N above which the rule refuses for want of memory; None = no limit.
     settings: (name, value) pairs for whoever provides the needs, see providers.SETTINGS.
     """
 
@@ -126,6 +128,8 @@ class Strategy(NamedTuple):
     score: Score | None = None
     host: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
+    min_samples: int = 1
+    max_candidates: int | None = None
 
 
 class StrategySpec(NamedTuple):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.options import PRESETS, changes, parse_seeds, parser
+from experiments.options import PRESETS, changes, given_settings, parse_seeds, parser
 
 if TYPE_CHECKING:
     from bayesian_active_learning.data_utils import Dataset, Splits
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
@@ -144,14 +144,16 @@ def report(
 
 
 def _trusted_command(options: argparse.Namespace, acquisitions: Sequence[str]) -> str:
-    """The paper's protocol with enough seeds, for the same functions and data."""
+    """The paper's protocol with enough seeds, for the same functions and data, and with the
+    other settings that were given."""
     own = os.path.join(".venv", "bin", "python")
-    same = [
-        word
-        for flag, value in (("--dataset", options.dataset), ("--data-dir", options.data_dir))
-        for word in (flag, value)
-        if value
-    ]
+    same = []
+    for name, value in given_settings(options).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            same.append(flag if value else f"--no-{name.replace('_', '-')}")
+        else:
+            same += [flag, str(value)]
     words = f"-m experiments.mnist_bald --preset paper --seeds {TRUSTED_SEEDS} --labels 400".split()
     python = own if os.path.exists(own) else "python"
     return shlex.join([python, *words, "--acquisition", *acquisitions, *same])
@@ -180,7 +182,7 @@ def _dataset_name(
     directories that has these settings: MNIST that has come or gone since then does not
     change what a run is about.
     """
-    from bayesian_active_learning import history
+    from bayesian_active_learning import experiment, history
 
     named = options.data_dir or os.environ.get("BAL_DATA_DIR")
     if options.dataset is not None or options.fresh:
@@ -197,7 +199,7 @@ def _dataset_name(
             if options.output_dir:
                 raise
             continue  # a damaged run among others is not this one's trouble
-        if not options.output_dir and {key: began.get(key) for key in settings} != settings:
+        if not options.output_dir and not experiment.same_settings(began, settings):
             continue
         name = began["dataset"]
         if name.startswith("npz:"):

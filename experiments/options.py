@@ -184,6 +184,13 @@ def changes(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
     return preset.settings | given([*_SETTINGS, "warm_start"]), preset.fit | given([*_FIT])
 
 
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for beyond functions, seeds, labels and places of output."""
+    names = ["dataset", "data_dir", "index_sets", *_SETTINGS, "warm_start", *_FIT, "weight_decay"]
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _help(name: str, default: Any, text: str) -> str:
     """The text with the default, and the presets' where they differ."""
     values = {key: (preset.settings | preset.fit).get(name) for key, preset in PRESETS.items()}

@@ -1,7 +1,9 @@
-"""Fixtures about data: the real MNIST where it is at hand, and a place without any."""
+"""Fixtures: the real MNIST where it is at hand, a place without any data, memory."""
 
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,3 +33,11 @@ def no_data(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_go_with_their_module() -> Iterator[None]:
+    """Thousands of small programs are gigabytes; what is needed again comes from disk."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

@@ -9,7 +9,6 @@ from driver import CONFIG, digits, go, log_of, logs
 
 import bayesian_active_learning.acquisition_functions as af
 from bayesian_active_learning import cold_start, experiment, history, posteriors
-from bayesian_active_learning.experiment import RunError
 
 BUDGET = 18  # the initial 10, a whole batch, and a short one
 QUICK = {"vaal": "vaal:max_steps=2", "qbc": "qbc:members=2"}
@@ -53,9 +52,10 @@ def test_bald_without_samples_is_warned_about():
         go("bald", labels=15, config=CONFIG._replace(posterior="deterministic"))
 
 
-def test_what_a_strategy_refuses_ends_the_run_with_its_place(tmp_path: pathlib.Path):
-    with pytest.raises(RunError, match=r"bait:max_bytes=8, seed 0, round 0, 10 labels: .*bytes"):
-        go("bait:max_bytes=8", labels=15, directory=tmp_path)
+def test_what_a_strategy_refuses_comes_before_any_training(tmp_path: pathlib.Path):
+    with pytest.raises(ValueError, match="bait:max_bytes=8: .*bytes"):
+        go("bait:max_bytes=8", labels=15, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,20 @@ def test_cold_starts(name: str):
     sets = [set(rows.tolist()) for rows in first]
     assert sum(map(len, sets)) == len(set().union(*sets)) == sum(len(rows) for rows in balanced)
     assert go("random", labels=15, config=config).cells["random", 0].labels.tolist() == [10, 15]
+
+
+def test_functions_added_later_start_from_the_rows_that_are_logged(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another version of a clustering library may choose other rows."""
+    config = CONFIG._replace(initial="kmeans")
+    go("random", labels=15, config=config, directory=tmp_path)
+    (first, *_) = history.read_events(log_of(tmp_path, "random"))
+    other = experiment.seed_splits(CONFIG._replace(initial="random"), digits(), 0).initial
+    assert other.tolist() != first["rows"]
+    monkeypatch.setattr(cold_start, "initial_rows", lambda *arguments: other)
+    go("random", "bald", labels=20, config=config, directory=tmp_path)
+    assert history.read_events(log_of(tmp_path, "bald"))[0]["rows"] == first["rows"]
 
 
 def test_a_cold_start_looks_at_no_label():

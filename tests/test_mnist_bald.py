@@ -257,7 +257,7 @@ def test_weight_decay_auto_reports_the_search(tmp_path, capsys, monkeypatch):
         (["--num-validation", "5000"], "num_validation asks for 5000 rows"),
         (["--seeds", "0"], "at least one seed is needed"),
         (["--seeds", "1", "1"], "a seed is given twice: 1, 1"),
-        (["--model", "resnet"], "unknown model 'resnet'; known: convnet, mlp"),
+        (["--model", "resnet"], "unknown model 'resnet'; known: convnet, linear, mlp"),
         (["--monitor", "loss"], "unknown monitor 'loss'; known: none, nll, accuracy"),
         (["--weight-decay", "lots"], "expects a number or \"auto\", got 'lots'"),
         (["--weight-decay", "-1"], "weight_decay must not be negative"),

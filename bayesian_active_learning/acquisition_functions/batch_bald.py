@@ -54,7 +54,7 @@ def batch_bald(*, max_exact: int = 40_000, num_configs: int = 10_000) -> Strateg
     """
     check_positive(max_exact=max_exact, num_configs=num_configs)
     select = functools.partial(_select, max_exact=max_exact, num_configs=num_configs)
-    return Strategy(select=select, needs=frozenset({"log_probs"}))
+    return Strategy(select=select, needs=frozenset({"log_probs"}), min_samples=2)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "max_exact", "num_configs"))

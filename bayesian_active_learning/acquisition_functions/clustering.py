@@ -153,8 +153,13 @@ def cluster_margin(
         within=within,
         max_bytes=max_bytes,
     )
-    needs = frozenset({"scores", "features"})
-    return Strategy(select=select, needs=needs, score=find_score(score), host=True)
+    return Strategy(
+        select=select,
+        needs=frozenset({"scores", "features"}),
+        score=find_score(score),
+        host=True,
+        max_candidates=_most_candidates(max_bytes),
+    )
 
 
 def in_row_order(candidates: Candidates, *names: str) -> tuple[np.ndarray, np.ndarray]:
@@ -345,6 +350,10 @@ def _select_cluster_margin(
     return host_selection(positions[picks], scores[picks], batch_size)
 
 
+def _most_candidates(max_bytes: float) -> int:
+    return math.isqrt(int(max_bytes / 8))
+
+
 def _average_linkage(
     features: np.ndarray, cluster_size: float, epsilon: float, max_bytes: float
 ) -> np.ndarray:
@@ -355,7 +364,7 @@ def _average_linkage(
         raise ValueError(
             f"clustering {n} candidates by average linkage takes {size:.2g} bytes, more than "
             f"max_bytes = {max_bytes:.2g}: take a subset of the pool of at most "
-            f"{math.isqrt(int(max_bytes / 8))} candidates, or raise max_bytes"
+            f"{_most_candidates(max_bytes)} candidates, or raise max_bytes"
         )
     if n == 1:
         return np.zeros(1, int)

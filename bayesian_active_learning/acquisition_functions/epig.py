@@ -83,7 +83,10 @@ def top_epig(*, targets: str = "pool", num_targets: int = 100) -> Strategy:
       ValueError: an unknown kind of targets, or fewer than one.
     """
     return Strategy(
-        select=_select_top, needs=_NEEDS, settings=_target_settings(targets, num_targets)
+        select=_select_top,
+        needs=_NEEDS,
+        settings=_target_settings(targets, num_targets),
+        min_samples=2,
     )
 
 
@@ -141,6 +144,7 @@ def batch_epig(
         select=functools.partial(_select_batch, max_exact=max_exact, num_configs=num_configs),
         needs=_NEEDS,
         settings=_target_settings(targets, num_targets),
+        min_samples=2,
     )
 
 

@@ -20,6 +20,7 @@ from bayesian_active_learning.utils import check_one_of, check_positive
 
 MAX_BYTES = 2**31
 _PAIR_BYTES = 32  # a distance in float64, and entries of the solver's sparse matrices
+MAX_CANDIDATES = int((MAX_BYTES / _PAIR_BYTES) ** 0.5)
 _SCIPY_NAMES = {"euclidean": "euclidean", "manhattan": "cityblock", "cosine": "sqeuclidean"}
 
 
@@ -82,7 +83,7 @@ def coreset_robust(
         tolerance=float(tolerance),
     )
     needs = frozenset({"features", "labelled_features", "labelled_mask"})
-    return Strategy(select=select, needs=needs, host=True)
+    return Strategy(select=select, needs=needs, host=True, max_candidates=MAX_CANDIDATES)
 
 
 def _select_robust(
@@ -250,7 +251,7 @@ def _check_bytes(n: int) -> None:
         raise ValueError(
             f"coreset_robust compares all pairs of its {n} candidates: about {needed_bytes} bytes, "
             f"above its budget of {MAX_BYTES}; give it a pool subset of at most "
-            f"{int((MAX_BYTES / _PAIR_BYTES) ** 0.5)} candidates, or use coreset"
+            f"{MAX_CANDIDATES} candidates, or use coreset"
         )
 
 

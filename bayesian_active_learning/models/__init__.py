@@ -7,11 +7,19 @@ from bayesian_active_learning.models.layers import (
     convolution,
     max_pool_2x2,
 )
-from bayesian_active_learning.models.networks import MODELS, convnet, from_haiku, linear, mlp
+from bayesian_active_learning.models.networks import (
+    MODELS,
+    WITHOUT_DROPOUT,
+    convnet,
+    from_haiku,
+    linear,
+    mlp,
+)
 
 __all__ = [
     "MODELS",
     "MODES",
+    "WITHOUT_DROPOUT",
     "ConvolutionParameters",
     "DropoutLinear",
     "convnet",

@@ -97,3 +97,6 @@ def linear(num_classes: int = 10) -> Model:
 
 MODELS: dict[str, Callable[[int], Model]] = {"convnet": convnet, "linear": linear, "mlp": mlp}
 """Networks by the name they have on the command line; each takes the number of classes."""
+
+WITHOUT_DROPOUT = frozenset({"linear"})
+"""Those of them whose posterior samples by dropout would all be equal."""

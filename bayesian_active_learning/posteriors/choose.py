@@ -1,6 +1,7 @@
 """The posterior that a command line names, made from what a round has fitted."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,10 +38,14 @@ class PosteriorRule(NamedTuple):
 
     build: (key, fitted) -> Posterior; trains what it needs beyond `fitted`.
     max_samples: how many samples differ; None where there is no limit.
+    dropout: True where samples differ by dropout masks.
+    check: of the settings of the fit; raises ValueError where they do not go together.
     """
 
     build: Callable[[Key, Fitted], Posterior]
     max_samples: int | None = None
+    dropout: bool = False
+    check: Callable[[training.FitConfig], object] = lambda config: None
 
     def num_samples(self, wanted: int) -> int:
         """`wanted`, or as many as there are."""
@@ -57,7 +62,7 @@ class PosteriorSpec(NamedTuple):
 
 def mc_dropout() -> PosteriorRule:
     """Dropout at test time, see `inference.mc_dropout`."""
-    return PosteriorRule(_build_mc_dropout)
+    return PosteriorRule(_build_mc_dropout, dropout=True)
 
 
 def deterministic() -> PosteriorRule:
@@ -73,10 +78,11 @@ def laplace(*, structure: str = "kron", prior_precision: float = 0.0) -> Posteri
       prior_precision: 0 for twice the weight decay of the fit, as that function explains.
     """
     check_one_of("structure", structure, STRUCTURES)
-    if not prior_precision >= 0:
-        raise ValueError(f"prior_precision must not be negative, got {prior_precision}")
+    if not 0 <= prior_precision < math.inf:
+        raise ValueError(f"prior_precision must be 0 or above and finite, got {prior_precision}")
     return PosteriorRule(
-        functools.partial(_build_laplace, structure=structure, prior_precision=prior_precision)
+        functools.partial(_build_laplace, structure=structure, prior_precision=prior_precision),
+        check=functools.partial(_precision, prior_precision),
     )
 
 
@@ -85,7 +91,9 @@ def deep_ensemble(*, members: int = 5, dropout: bool = False) -> PosteriorRule:
     if members < 2:
         raise ValueError(f"an ensemble needs at least 2 members, got {members}")
     build = functools.partial(_build_ensemble, members=members, dropout=dropout)
-    return PosteriorRule(build, max_samples=None if dropout else members)
+    return PosteriorRule(
+        build, max_samples=None if dropout else members, dropout=dropout, check=_check_ensemble
+    )
 
 
 def swag(
@@ -96,6 +104,8 @@ def swag(
     check_positive(learning_rate=learning_rate, every=every)
     if snapshots < 2:
         raise ValueError(f"SWAG needs at least 2 snapshots, got {snapshots}")
+    if rank < 0 or rank == 1:
+        raise ValueError(f"the rank of SWAG must be 0 or at least 2, got {rank}")
     build = functools.partial(
         _build_swag,
         rank=rank,
@@ -128,12 +138,7 @@ def _build_laplace(
     key: Key, fitted: Fitted, *, structure: str, prior_precision: float
 ) -> Posterior:
     del key
-    precision = prior_precision or 2 * fitted.config.weight_decay
-    if not precision > 0:
-        raise ValueError(
-            "laplace needs a prior precision above 0: with weight_decay 0, give one by "
-            "laplace:prior_precision=..."
-        )
+    precision = _precision(prior_precision, fitted.config)
     return last_layer_laplace(
         fitted.model,
         fitted.variables,
@@ -142,6 +147,24 @@ def _build_laplace(
         structure=structure,
         prior_precision=precision,
     )
+
+
+def _precision(prior_precision: float, config: training.FitConfig) -> float:
+    """Twice the weight decay where none is given."""
+    precision = prior_precision or 2 * config.weight_decay
+    if not precision > 0:
+        raise ValueError(
+            "laplace needs a prior precision above 0: with weight_decay 0, give one by "
+            "laplace:prior_precision=..."
+        )
+    return precision
+
+
+def _check_ensemble(config: training.FitConfig) -> None:
+    if config.monitor != "none":
+        raise ValueError(
+            f"an ensemble does not stop early: monitor must be 'none', got {config.monitor!r}"
+        )
 
 
 def _build_ensemble(key: Key, fitted: Fitted, *, members: int, dropout: bool) -> Posterior:
