@@ -442,3 +442,37 @@ def test_batch_epig_sees_that_one_label_makes_another_useful(
     selection = pick("batch_epig", candidates_of(pool, targets), 2)
     assert positions_of(selection) == expected
     np.testing.assert_allclose(selection.scores, gains, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["batch_bald:max_exact=5", "batch_epig:max_exact=5"])
+def test_passing_over_candidates_changes_no_pick(spec: str, monkeypatch: pytest.MonkeyPatch):
+    """Sampled picks from many chunks, against a look at every candidate."""
+    generator = np.random.default_rng(5)
+    logits = generator.normal(size=(60, 6, 3)) * generator.uniform(0.1, 4, size=(60, 1, 1))
+    log_probs = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
+    candidates = Candidates(
+        rows=np.arange(60),
+        mask=np.ones(60, bool),
+        log_probs=log_probs,
+        target_log_probs=log_probs[50:54],
+    )
+    monkeypatch.setattr(joint, "CHUNK", 8)
+    strategy = af.make_strategy(f"{spec},num_configs=3000")
+    looked: list[float] = []
+    highest_gain = joint_greedy.highest_gain
+
+    def select(slack: float | None) -> Any:
+        def spied(*arguments: Any, **options: Any) -> Any:
+            looked.append(options["slack"])
+            return highest_gain(*arguments, **options | ({} if slack is None else {"slack": slack}))
+
+        monkeypatch.setattr(joint_greedy, "highest_gain", spied)
+        jax.clear_caches()  # the rules are compiled inside
+        return strategy.select(jax.random.key(1), candidates, batch_size=5)
+
+    ours, everything, first_chunk = select(None), select(1e9), select(-1e9)
+    assert max(looked) > 0.01  # sampled picks are among them
+    np.testing.assert_array_equal(ours.positions, everything.positions)
+    np.testing.assert_allclose(ours.scores, everything.scores, atol=1e-6)
+    if spec.startswith("batch_bald"):  # whose first chunk alone would not do
+        assert ours.positions.tolist() != first_chunk.positions.tolist()
