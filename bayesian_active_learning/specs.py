@@ -26,7 +26,7 @@ def make(spec: str, table: Mapping[str, Any], what: str) -> Any:
     name, colon, text = spec.partition(":")
     check_one_of(what, name, table)
     maker = table[name].make
-    options = {key: parameter.default for key, parameter in _parameters(maker).items()}
+    options = defaults(maker)
     given: set[str] = set()
     for item in text.split(",") if colon else []:
         key, equals, value = (part.strip() for part in item.partition("="))
@@ -43,6 +43,11 @@ def make(spec: str, table: Mapping[str, Any], what: str) -> Any:
     if missing:
         raise ValueError(f"{name!r} needs {', '.join(f'{key}=...' for key in missing)}")
     return _make(maker, tuple(options.items()))
+
+
+def defaults(maker: Callable[..., Any]) -> dict[str, Any]:
+    """The options of `maker` with their defaults, `inspect.Parameter.empty` where none."""
+    return {key: parameter.default for key, parameter in _parameters(maker).items()}
 
 
 @functools.cache

@@ -47,10 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list_acquisitions() -> int:
     from bayesian_active_learning.acquisition_functions import STRATEGIES
+    from bayesian_active_learning.specs import defaults
 
     width = max(map(len, STRATEGIES))
     for name, spec in STRATEGIES.items():
         print(f"{name:{width}}  {spec.summary} ({spec.paper})")
+        options = ",".join(f"{key}={value}" for key, value in defaults(spec.make).items())
+        if options:
+            print(f"{'':{width}}  {name}:{options}")
     return 0
 
 
@@ -72,6 +76,11 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
     if isinstance(strength, float):
         config = config._replace(fit=fit_config._replace(weight_decay=strength))
     experiment.check_config(config)
+    if strength == "auto" and config.posterior != experiment.Config().posterior:
+        raise ValueError(
+            "--weight-decay auto judges networks by MC dropout; with --posterior "
+            f"{config.posterior} give a number"
+        )
 
     name = _dataset_name(options, experiment.settings(config), say)
     dataset = data_utils.load_dataset(name, options.data_dir, notify=_tell(options.quiet))
@@ -127,14 +136,14 @@ def report(
     history.write_history(files[0], found)
     history.export_csv(files[1], found)
     history.export_xlsx(files[2], found)
-    files.append(directory / "learning_curves.png")
-    is_mnist = found.config["identity"]["dataset"] == "mnist"
-    references = plotting.PAPER_LABELS if with_paper and is_mnist else None
-    plotting.save_learning_curves(files[-1], found, references=references)
     files.append(directory / "summary.txt")
     with history.writing(files[-1]), atomic_write(files[-1]) as file:
         file.write(text)
     say("\n" + text)
+    files.append(directory / "learning_curves.png")
+    is_mnist = found.config["identity"]["dataset"] == "mnist"
+    references = plotting.PAPER_LABELS if with_paper and is_mnist else None
+    plotting.save_learning_curves(files[-1], found, references=references)
     cell = f"{directory}/<function>/<seed>"
     files += [f"{directory}/{history.CONFIG}  what the results depend on"]
     files += [f"{cell}/{history.LOG}  every label asked for, in order, and every result"]

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from bayesian_active_learning import data_utils, experiment
+from bayesian_active_learning.acquisition_functions import STRATEGIES, make_strategy
 from bayesian_active_learning.history import labels_to_threshold, load_history, read_events
 from experiments import mnist_bald, options
 from experiments.options import PRESETS, parse_seeds, parser
@@ -84,9 +85,13 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
 def test_list_acquisitions(capsys):
     assert mnist_bald.main(["--list-acquisitions"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = [line.split()[0] for line in lines]
-    assert {"bald", "max_entropy", "variation_ratios", "mean_std", "random"} <= set(names)
-    assert all("(" in line for line in lines)
+    named = [line for line in lines if not line.startswith(" ")]
+    assert [line.split()[0] for line in named] == list(STRATEGIES)
+    assert all("(" in line for line in named)
+    shown = [line.strip() for line in lines if line.startswith(" ")]
+    assert "power_bald:beta=1.0" in shown and "softmax:score=bald,beta=1.0" in shown
+    for spec in shown:  # what is shown can be typed
+        assert make_strategy(spec) is make_strategy(spec.partition(":")[0])
 
 
 def test_run_leaves_what_it_says(run, capsys):
@@ -260,6 +265,12 @@ def test_weight_decay_auto_reports_the_search(tmp_path, capsys, monkeypatch):
         (["--model", "resnet"], "unknown model 'resnet'; known: convnet, linear, mlp"),
         (["--monitor", "loss"], "unknown monitor 'loss'; known: none, nll, accuracy"),
         (["--weight-decay", "lots"], "expects a number or \"auto\", got 'lots'"),
+        (
+            ["--weight-decay", "auto", "--posterior", "laplace"],
+            "--weight-decay auto judges networks by MC dropout; with --posterior laplace give a",
+        ),
+        (["--model", "linear"], "the model 'linear' has no dropout"),
+        (["--acquisition", "epig", "--num-samples", "1"], "epig needs at least 2 posterior"),
         (["--weight-decay", "-1"], "weight_decay must not be negative"),
         (["--batch-size", "0"], "batch_size must be positive, got 0"),
         (["--learning-rate", "0"], "learning_rate must be positive, got 0"),

@@ -31,7 +31,7 @@ from bayesian_active_learning.utils import check_one_of
 _NEEDS = frozenset({"features", "labelled_features", "labelled_mask"})
 
 
-def coreset(*, metric: str = "euclidean", score: str | Score = "") -> Strategy:
+def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strategy:
     """Greedy k-center: each pick is the candidate farthest from its nearest centre.
 
     The centres are all labelled points, and then also the picks: the pick at each step is
@@ -48,7 +48,7 @@ def coreset(*, metric: str = "euclidean", score: str | Score = "") -> Strategy:
     Args:
       metric: "euclidean", "manhattan" or "cosine" (1 - cos).
       score: a name in `SCORES`, or a function `[N, K, C] -> [N]` with values of at least 0,
-        that multiplies the distances; "" for distances alone.
+        that multiplies the distances; "none" for distances alone.
 
     Returns:
       A strategy that needs features and labelled features, and "scores" if weighted. Time
@@ -58,8 +58,8 @@ def coreset(*, metric: str = "euclidean", score: str | Score = "") -> Strategy:
       ValueError: an unknown metric or score.
     """
     check_one_of("metric", metric, METRICS)
-    select = functools.partial(_select_coreset, metric=metric, weighted=bool(score))
-    if not score:
+    select = functools.partial(_select_coreset, metric=metric, weighted=score != "none")
+    if score == "none":
         return Strategy(select=select, needs=_NEEDS)
     return Strategy(select=select, needs=_NEEDS | {"scores"}, score=find_score(score))
 
