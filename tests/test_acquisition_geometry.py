@@ -392,6 +392,7 @@ def test_spare_picks_are_filler_and_avoid_outliers(monkeypatch: pytest.MonkeyPat
 
 def test_robust_refuses_pools_beyond_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(k_center_robust, "MAX_BYTES", 32 * 15**2)
+    monkeypatch.setattr(k_center_robust, "MAX_CANDIDATES", 15)
     candidates = pool(np.arange(16))
     with pytest.raises(ValueError, match="all pairs of its 16 .* 8192 bytes, .* at most 15 cand"):
         run("coreset_robust", candidates, 3)

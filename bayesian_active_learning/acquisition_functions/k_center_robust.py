@@ -246,11 +246,10 @@ def _cover(
 
 
 def _check_bytes(n: int) -> None:
-    needed_bytes = _PAIR_BYTES * n**2
-    if needed_bytes > MAX_BYTES:
+    if n > MAX_CANDIDATES:
         raise ValueError(
-            f"coreset_robust compares all pairs of its {n} candidates: about {needed_bytes} bytes, "
-            f"above its budget of {MAX_BYTES}; give it a pool subset of at most "
+            f"coreset_robust compares all pairs of its {n} candidates: about {_PAIR_BYTES * n**2} "
+            f"bytes, above its budget of {MAX_BYTES}; give it a pool subset of at most "
             f"{MAX_CANDIDATES} candidates, or use coreset"
         )
 
