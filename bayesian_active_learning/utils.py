@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesian_active_learning.types import Array
+from bayesian_active_learning.types import Array, Key
 
 
 def log_mean_exp(log_values: Array, axis: int) -> Array:
@@ -33,6 +34,12 @@ def exp_times(log_weights: Array, values: Array) -> Array:
     """exp(log_weights) * values with 0 * anything = 0, in values and gradients."""
     weights = jnp.exp(log_weights)
     return weights * jnp.where(weights > 0, values, 0.0)
+
+
+def normal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """`jax.random.normal`, the same numbers, drawn flat: for odd shapes on a CPU 3 times faster
+    to draw and 10 times to compile (measured with jax 0.10, shape (64, 129, 10))."""
+    return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
 def round_up(value: int, multiple: int) -> int:

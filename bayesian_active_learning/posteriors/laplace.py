@@ -29,7 +29,7 @@ from bayesian_active_learning.types import (
     Source,
     Variables,
 )
-from bayesian_active_learning.utils import check_one_of, check_positive, pad_rows, round_up
+from bayesian_active_learning.utils import check_one_of, check_positive, normal, pad_rows, round_up
 
 STRUCTURES = ("diag", "kron", "full")
 
@@ -68,7 +68,7 @@ def _split(change: Array) -> LastLayer:
 
 def _noise(key: Key, num_samples: int, deviations: Array) -> Array:
     shape = (num_samples, *deviations.shape)
-    return deviations * jax.random.normal(key, shape, deviations.dtype)
+    return deviations * normal(key, shape, deviations.dtype)
 
 
 def _draw_diagonal(shared: _Diagonal, key: Key, num_samples: int) -> LastLayer:

@@ -24,6 +24,7 @@ from bayesian_active_learning.types import (
     Source,
     Variables,
 )
+from bayesian_active_learning.utils import normal
 
 
 class SwagMoments(NamedTuple):
@@ -93,7 +94,7 @@ def _draw_parameters(shared: SwagMoments, key: Key, num_samples: int) -> PyTree:
 
     def draw(mean: Array, squares: Array, columns: Array) -> Array:
         count = shared.num_snapshots.astype(mean.dtype)
-        noise = jax.random.normal(next(keys), (num_samples, *mean.shape), mean.dtype)
+        noise = normal(next(keys), (num_samples, *mean.shape), mean.dtype)
         diagonal = noise * jnp.sqrt(squares / count)
         if not rank:
             return mean + diagonal
