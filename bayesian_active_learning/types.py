@@ -100,6 +100,7 @@ class Candidates(NamedTuple):
     labelled_predictions: ArrayLike | None = None  # [L, C] log-probabilities
     labelled_features: ArrayLike | None = None  # [L, D]
     target_log_probs: ArrayLike | None = None  # [M, K, C], inputs like those to be predicted
+    target_labels: ArrayLike | None = None  # [M], for upper bounds in plots only
 
 
 class Selection(NamedTuple):

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.options import PRESETS, changes, given_settings, parse_seeds, parser
+from experiments.output import report
 
 if TYPE_CHECKING:
     from bayesian_active_learning.data_utils import Dataset, Splits
     from bayesian_active_learning.experiment import Config, Progress
-    from bayesian_active_learning.history import History
 
 RUNS = "runs"
 TRUSTED_SEEDS = 5
@@ -113,43 +113,6 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
     if min(len(by_function[name]) for name in acquisitions) < TRUSTED_SEEDS:
         say(f"\nTo conclude something (hours on a CPU): {_trusted_command(options, acquisitions)}")
     return 0
-
-
-def report(
-    directory: pathlib.Path,
-    found: "History",
-    say: Callable[[str], object],
-    *,
-    with_paper: bool = False,
-) -> None:
-    """Prints the table, draws the curves, writes the exports, names every file.
-
-    with_paper: draw the paper's numbers too, where the data is MNIST.
-    """
-    from bayesian_active_learning import history, plotting
-    from bayesian_active_learning.utils import atomic_write
-
-    text = f"{history.summary_table(found)}\n\n{history.notice(found)}\n"
-    files: list[Any] = [
-        directory / name for name in ("history.json", "history.csv", "history.xlsx")
-    ]
-    history.write_history(files[0], found)
-    history.export_csv(files[1], found)
-    history.export_xlsx(files[2], found)
-    files.append(directory / "summary.txt")
-    with history.writing(files[-1]), atomic_write(files[-1]) as file:
-        file.write(text)
-    say("\n" + text)
-    files.append(directory / "learning_curves.png")
-    is_mnist = found.config["identity"]["dataset"] == "mnist"
-    references = plotting.PAPER_LABELS if with_paper and is_mnist else None
-    plotting.save_learning_curves(files[-1], found, references=references)
-    cell = f"{directory}/<function>/<seed>"
-    files += [f"{directory}/{history.CONFIG}  what the results depend on"]
-    files += [f"{cell}/{history.LOG}  every label asked for, in order, and every result"]
-    files += [f"{cell}/{history.CLOCK}  seconds"]
-    files += [f"{path}  last parameters" for path in sorted(directory.glob("*/*/params.npz"))]
-    say("Written:\n" + "\n".join(f"  {path}" for path in files))
 
 
 def _trusted_command(options: argparse.Namespace, acquisitions: Sequence[str]) -> str:

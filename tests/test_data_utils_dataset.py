@@ -164,3 +164,40 @@ def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(data_utils.DataError, match="pip install scikit-learn"):
         data_utils.load_digits()
+
+
+def test_flatten_keeps_the_values_and_the_identity():
+    dataset = _dataset()
+    flat = data_utils.flatten(dataset)
+    assert flat.images.shape == (30, 40)
+    np.testing.assert_array_equal(flat.images[:], dataset.images[:].reshape(30, -1))
+    assert flat.content_hash == dataset.content_hash and "flattened" in flat.scaling
+    assert data_utils.flatten(flat) is flat
+
+
+def test_unit_norm_leaves_angles():
+    features = np.random.default_rng(0).normal(2, 3, (30, 4)).astype(np.float32)
+    dataset = _dataset(features)
+    rows = np.arange(20)
+    found = data_utils.unit_norm(dataset, rows)
+    directions = features.astype(float) / np.linalg.norm(features, axis=1, keepdims=True)
+    centred = directions - directions[rows].mean(axis=0)
+    expected = centred / np.sqrt((centred[rows] ** 2).sum(axis=1).mean())
+    np.testing.assert_allclose(found.images[:], expected, atol=1e-5)
+    longer = data_utils.unit_norm(_dataset(features * np.arange(1, 31)[:, None]), rows)
+    np.testing.assert_allclose(longer.images[:], found.images[:], atol=1e-5)
+    assert found.content_hash == dataset.content_hash
+    assert found.scaling.startswith("as given; then x / |x|; then (x - mean) / ")
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (IMAGES, r"unit_norm expects features \[N, D\], got \[30, 4, 5, 2\]"),
+        (np.where(np.arange(30)[:, None] == 4, 0.0, np.ones((30, 2))), "row 4 has length 0"),
+        (np.arange(1.0, 31)[:, None] * np.ones(2), "all 30 rows point the same way"),
+    ],
+)
+def test_unit_norm_refusals(features, message: str):
+    with pytest.raises(ValueError, match=message):
+        data_utils.unit_norm(_dataset(features), np.arange(30))

@@ -34,6 +34,18 @@ def test_log_lines_are_canonical_and_come_back(tmp_path: pathlib.Path):
     assert write_log(tmp_path / "again.jsonl", cell_events()).read_bytes() == path.read_bytes()
 
 
+def test_a_log_at_once_is_the_log_line_by_line(tmp_path: pathlib.Path):
+    expected = write_log(tmp_path / "lines.jsonl", cell_events()).read_bytes()
+    path = tmp_path / "bald" / "0" / "log.jsonl"
+    history.write_events(path, cell_events())
+    assert path.read_bytes() == expected
+    history.write_events(path, cell_events()[:1])
+    assert history.read_events(path) == tuple(cell_events()[:1])
+    (tmp_path / "file").touch()
+    with pytest.raises(HistoryError, match="file"):
+        history.write_events(tmp_path / "file" / "log.jsonl", cell_events())
+
+
 def test_log_takes_arrays(tmp_path: pathlib.Path):
     with EventLog(tmp_path / "log.jsonl") as log:
         event = {"event": "query", "rows": np.int32([3]), "scores": (np.float32(0.1),), "n": {1: 2}}

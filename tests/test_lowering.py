@@ -11,7 +11,14 @@ import pytest
 from test_acquisition_strategies import make_candidates
 
 import bayesian_active_learning.acquisition_functions as af
-from bayesian_active_learning import inference, models, posteriors, training
+from bayesian_active_learning import (
+    frozen_features,
+    inference,
+    models,
+    posteriors,
+    protocol,
+    training,
+)
 from bayesian_active_learning.types import Variables
 
 PLATFORMS = ("cuda", "tpu")
@@ -102,3 +109,14 @@ def test_training(name: str, monkeypatch: pytest.MonkeyPatch):
         config=config,
     )
     assert len(programs) == 1 and "func" in programs[0]
+
+
+def test_rounds_on_frozen_features():
+    """A whole run, its head and its posterior."""
+    config = frozen_features.FrozenConfig(num_samples=2, pool_size=6)
+    shape = frozen_features._Shape(config, 3, 6, 1)
+    keys = protocol.Keys(*[jnp.stack([jax.random.PRNGKey(i)] * 3) for i in range(6)])
+    data = frozen_features._Data(jnp.zeros((12, 5)), jnp.zeros(12, jnp.int32), jnp.arange(9, 12))
+    plan = frozen_features._Plan(jnp.arange(9), jnp.arange(0), keys)
+    rounds = functools.partial(frozen_features._rounds, af.make_strategy("bald"), shape)
+    assert "func" in lowered(rounds, data, plan, jnp.zeros(5, jnp.int32), jnp.int32(3))

@@ -57,7 +57,7 @@ def test_only_what_is_needed_is_provided():
 
 def test_every_field_has_a_provider_but_the_labels():
     fields = set(Candidates._fields) - {"rows", "mask"}
-    assert fields - set(providers.PROVIDERS) == {"labels"}
+    assert fields - set(providers.PROVIDERS) == {"labels", "target_labels"}
     assert set(providers.PROVIDERS) <= fields
 
 

@@ -23,6 +23,11 @@ from bayesian_active_learning.acquisition_functions.committee import (
 )
 from bayesian_active_learning.acquisition_functions.coverage import estimate_delta, lcmd, probcover
 from bayesian_active_learning.acquisition_functions.epig import batch_epig, epig, top_epig
+from bayesian_active_learning.acquisition_functions.greedy_oracle import (
+    UPPER_BOUNDS,
+    greedy_oracle,
+    realised_gain,
+)
 from bayesian_active_learning.acquisition_functions.joint import joint_entropy, num_exact
 from bayesian_active_learning.acquisition_functions.k_center import cog, coreset
 from bayesian_active_learning.acquisition_functions.k_center_robust import coreset_robust
@@ -63,6 +68,7 @@ from bayesian_active_learning.acquisition_functions.uncertainty_weighted import 
 __all__ = [
     "SCORES",
     "STRATEGIES",
+    "UPPER_BOUNDS",
     "Uncertainty",
     "acquire",
     "aleatoric_uncertainty",
@@ -84,6 +90,7 @@ __all__ = [
     "estimate_delta",
     "expected_entropy",
     "find_score",
+    "greedy_oracle",
     "input_gradient",
     "joint_entropy",
     "kmeans",
@@ -102,6 +109,7 @@ __all__ = [
     "qbc",
     "random",
     "random_mix",
+    "realised_gain",
     "select_top",
     "softmax",
     "softrank",

@@ -48,7 +48,7 @@ def needed(candidates: Candidates, name: str) -> Array:
     return value
 
 
-_NOT_NUMBERS = ("labels", "labelled_labels", "labelled_mask")
+_NOT_NUMBERS = ("labels", "target_labels", "labelled_labels", "labelled_mask")
 
 PER_CANDIDATE = (
     "scores",

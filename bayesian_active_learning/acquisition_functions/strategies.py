@@ -21,6 +21,7 @@ from bayesian_active_learning.acquisition_functions import scores as scores_
 from bayesian_active_learning.acquisition_functions.bait import bait
 from bayesian_active_learning.acquisition_functions.batch_bald import batch_bald
 from bayesian_active_learning.acquisition_functions.epig import batch_epig, top_epig
+from bayesian_active_learning.acquisition_functions.greedy_oracle import UPPER_BOUNDS
 from bayesian_active_learning.types import Strategy, StrategySpec
 
 _GAL = "Gal, Islam & Ghahramani 2017, arXiv:1703.02910"
@@ -217,4 +218,10 @@ def make_strategy(spec: str, table: Mapping[str, StrategySpec] = STRATEGIES) -> 
       ValueError: an unknown name or option (the known ones are listed), a malformed,
         repeated or missing option, or a value of the wrong type.
     """
+    name = spec.partition(":")[0]
+    if name in UPPER_BOUNDS and name not in table:
+        raise ValueError(
+            f"{name} looks at the labels it chooses among: it is an upper bound for comparisons, "
+            "in experiments.embeddings alone"
+        )
     return specs.make(spec, table, "acquisition function")

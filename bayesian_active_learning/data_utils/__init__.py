@@ -6,7 +6,9 @@ from bayesian_active_learning.data_utils.dataset import (
     ScaledSource,
     canonical_order,
     content_hash,
+    flatten,
     standardise,
+    unit_norm,
 )
 from bayesian_active_learning.data_utils.digits import load_digits
 from bayesian_active_learning.data_utils.download import download_idx
@@ -31,6 +33,7 @@ __all__ = [
     "canonical_order",
     "content_hash",
     "download_idx",
+    "flatten",
     "from_arrays",
     "load_dataset",
     "load_digits",
@@ -44,4 +47,5 @@ __all__ = [
     "prepare_tfds",
     "save_splits",
     "standardise",
+    "unit_norm",
 ]

@@ -214,6 +214,51 @@ def standardise(dataset: Dataset, rows: Any) -> Dataset:
     return dataset._replace(images=scaled, scaling=scaling)
 
 
+def flatten(dataset: Dataset) -> Dataset:
+    """The same data with inputs `[N, D]`; what is so already stays as it is."""
+    if len(dataset.images.shape) == 2:
+        return dataset
+    features = np.asarray(dataset.images[:]).reshape(dataset.images.shape[0], -1)
+    return dataset._replace(
+        images=ScaledSource(features), scaling=f"{dataset.scaling}; then flattened"
+    )
+
+
+def unit_norm(dataset: Dataset, rows: Any) -> Dataset:
+    """The same data with features `[N, D]` of length 1, then centred, then of mean squared
+    length 1 over `rows`: angles count and not lengths, as encoders are trained.
+
+    The content hash stays: it is of the inputs before scaling.
+
+    Raises:
+      ValueError: inputs that are not `[N, D]`, a feature vector that is 0 or not finite, no
+        rows, or rows out of range.
+    """
+    if len(dataset.images.shape) != 2:
+        raise ValueError(f"unit_norm expects features [N, D], got {list(dataset.images.shape)}")
+    features = np.asarray(dataset.images[:], np.float64)
+    lengths = np.linalg.norm(features, axis=1)
+    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+    if len(bad):
+        raise ValueError(f"row {bad[0]} has length {lengths[bad[0]]:g}, which cannot become 1")
+    directions = (features / lengths[:, None]).astype(np.float32)
+    centred = standardise(dataset._replace(images=ScaledSource(directions)), rows)
+    source = centred.images
+    assert isinstance(source, ScaledSource) and source.std is not None
+    # The mean squared length of the centred directions is the sum of their variances.
+    length = np.sqrt(
+        np.sum(np.square(directions[rows] - source.mean, dtype=np.float64)) / len(rows)
+    )
+    if not length > 0:
+        raise ValueError(
+            f"all {len(rows)} rows point the same way, so their spread cannot become 1"
+        )
+    std = np.full_like(source.std, length)
+    first = dataset.scaling.split("; then (x - mean) / std")[0]
+    scaling = f"{first}; then x / |x|; then (x - mean) / {length:.6g}, mean of {len(rows)} rows"
+    return dataset._replace(images=dataclasses.replace(source, std=std), scaling=scaling)
+
+
 def _moments(source: ScaledSource, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance `[C]` over all axes but the last, in float64, in two passes."""
     channels = source.shape[-1]

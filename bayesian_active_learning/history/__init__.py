@@ -28,7 +28,12 @@ from bayesian_active_learning.history.errors import HistoryError, differences, w
 from bayesian_active_learning.history.export import export_csv, export_xlsx
 from bayesian_active_learning.history.joining import join_histories
 from bayesian_active_learning.history.lock import cell_lock
-from bayesian_active_learning.history.log import EventLog, read_events, resume_point
+from bayesian_active_learning.history.log import (
+    EventLog,
+    read_events,
+    resume_point,
+    write_events,
+)
 from bayesian_active_learning.history.machine import environment
 from bayesian_active_learning.history.records import (
     Curve,
@@ -96,6 +101,7 @@ __all__ = [
     "student_t",
     "summary_table",
     "text_table",
+    "write_events",
     "write_history",
     "writing",
 ]

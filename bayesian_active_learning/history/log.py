@@ -13,8 +13,13 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from bayesian_active_learning.history.errors import HistoryError, differences, to_json
-from bayesian_active_learning.utils import canonical_json
+from bayesian_active_learning.history.errors import (
+    HistoryError,
+    differences,
+    to_json,
+    writing,
+)
+from bayesian_active_learning.utils import atomic_write, canonical_json
 
 Event = dict[str, Any]
 _MOST_DIFFERENCES = 5  # in one message
@@ -166,6 +171,24 @@ def read_events(path: str | os.PathLike) -> tuple[Event, ...]:
     except OSError as error:
         raise HistoryError(f"cannot read the log {path}: {error.strerror or error}") from error
     return tuple(_parse(pathlib.Path(path), content)[0])
+
+
+def write_events(path: str | os.PathLike, events: Sequence[Mapping[str, Any]]) -> None:
+    """A whole log at once, in the place of the one that may be there.
+
+    For cells that are computed in one piece. Raises HistoryError where it cannot be written.
+    """
+    crc = 0
+    lines = []
+    for event in events:
+        made = _checked(event)
+        crc = _chained(made, crc)
+        lines.append(canonical_json(made | {"crc": f"{crc:08x}"}))
+    path = pathlib.Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write("".join(f"{line}\n" for line in lines))
 
 
 def resume_point(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""Posteriors beside MC dropout: deep ensembles, Laplace over the last layer, SWAG.
+"""Posteriors beside MC dropout: deep ensembles, Laplace over the last layer, SWAG;
+and a logistic head fitted exactly.
 
 All are `Posterior` records, taken by `inference.score_pool`, `log_probs` and `predict`
 in the place of `inference.mc_dropout`.
@@ -18,6 +19,12 @@ from bayesian_active_learning.posteriors.ensemble import (
     stack_variables,
 )
 from bayesian_active_learning.posteriors.laplace import STRUCTURES, LastLayer, laplace
+from bayesian_active_learning.posteriors.logistic import (
+    LogisticFit,
+    fit_logistic,
+    logistic,
+    sample_logistic,
+)
 from bayesian_active_learning.posteriors.swag import (
     SwagMoments,
     fit_swag,
@@ -32,14 +39,18 @@ __all__ = [
     "EnsembleFit",
     "Fitted",
     "LastLayer",
+    "LogisticFit",
     "PosteriorRule",
     "PosteriorSpec",
     "SwagMoments",
     "ensemble",
     "fit_ensemble",
+    "fit_logistic",
     "fit_swag",
     "laplace",
+    "logistic",
     "make_posterior",
+    "sample_logistic",
     "stack_variables",
     "swag",
     "swag_moments",
