@@ -45,8 +45,8 @@ TRAINING: dict[str, dict[str, Any]] = {
 ACQUISITION: dict[str, tuple[str, dict[str, Any]]] = {
     "protocol": ("bald", {}),
     "random": ("random", {}),
-    "whole pool": ("bald", {"pool_size": 0}),
     "K = 20": ("bald", {"num_samples": 20}),
+    "K = 20, whole pool": ("bald", {"num_samples": 20, "pool_size": 0}),
     "variation ratios": ("variation_ratios", {}),
     "variation ratios, author's": ("variation_ratios_mode", {}),
     "warm start": ("bald", {"warm_start": True}),
@@ -194,7 +194,7 @@ def _acquisition_table(
         config = experiment.Config()._replace(**changes)
         place = directory / variant.replace(" ", "-").replace("'", "")
         run = experiment.run(config, dataset, [acquisition], seeds, labels=budget, directory=place)
-        curves[variant] = [run.cells[acquisition, seed] for seed in seeds]
+        curves[variant] = [_until(run.cells[acquisition, seed], budget) for seed in seeds]
     lines = [
         f"Seeds {', '.join(map(str, seeds))}; {budget} labels. Accuracy is the mean over the last "
         "10 rounds; differences from the protocol are paired, with Student's 95 % interval.",
@@ -214,6 +214,13 @@ def _acquisition_table(
             f"| {variant} | {', '.join(map(str, reached))} | {last[variant].mean():.2%} | {shown} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _until(curve: Curve, budget: int) -> Curve:
+    """A directory may hold a run that went on beyond the budget."""
+    kept = curve.labels <= budget
+    test = {name: values[kept] for name, values in curve.test.items()}
+    return curve._replace(labels=curve.labels[kept], test=test)
 
 
 def _difference(values: np.ndarray) -> str:

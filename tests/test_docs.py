@@ -43,6 +43,8 @@ def test_needs_are_as_stated(line: str):
         )
         shown = {need for need in needs if not need.startswith("labelled_")}
         assert stated == shown | implied, name
+        assert cells[5] == af.STRATEGIES[name].paper
+    assert len(cells) == 6 and all(cells)
 
 
 def test_the_example_of_ones_own_runs():

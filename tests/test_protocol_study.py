@@ -44,3 +44,19 @@ def test_trials_are_made_once_and_tabled(small, tmp_path):
     own = [t["test_accuracy"] for t in trials if t["variant"] == "protocol"]
     mean = 100 * (sum(other) - sum(own)) / 3
     assert f"| {mean:+.2f} (" in table[-1]
+
+
+def test_acquisition_table_ends_at_the_budget(small, tmp_path, monkeypatch):
+    variants = {"protocol": ("bald", {}), "random": ("random", {}), "K = 2": ("bald", {})}
+    monkeypatch.setattr(protocol_study, "ACQUISITION", variants)
+    config = experiment.Config()
+    experiment.run(config, small, ["bald"], (0, 1), labels=50, directory=tmp_path / "protocol")
+    table = protocol_study._acquisition_table(tmp_path, small, (0, 1), 40).splitlines()
+    assert "; 40 labels" in table[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[4:]]
+    assert [row[0] for row in rows] == list(variants)
+    # The same settings give the same curve, though one of them was run further.
+    assert rows[0][1:3] == rows[2][1:3] and rows[2][3] == "+0.00"
+    found = experiment.run(config, small, ["random"], (0, 1), labels=40)
+    mean = sum(cell.test["accuracy"][-10:].mean() for cell in found.cells.values()) / 2
+    assert rows[1][2] == f"{mean:.2%}"
