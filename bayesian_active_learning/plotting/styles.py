@@ -55,6 +55,7 @@ _LABELS = {
     "cluster_margin": "Cluster-Margin",
     "coreset": "core-set",
     "epig": "EPIG",
+    "greedy_oracle": "greedy oracle (sees labels)",
     "lcmd": "LCMD",
     "power_bald": "PowerBALD",
     "probcover": "ProbCover",
