@@ -1,9 +1,8 @@
 """Learning curves: a test metric against labels, over seeds."""
 
-import io
+import functools
 import math
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +14,9 @@ from bayesian_active_learning.history.comparison import (
     curves_by_function,
     mean_interval,
 )
-from bayesian_active_learning.history.errors import HistoryError, writing
 from bayesian_active_learning.history.records import Curve, History
 from bayesian_active_learning.history.summary import caption, dataset_label
+from bayesian_active_learning.plotting.files import new_figure, save_png
 from bayesian_active_learning.plotting.styles import (
     GREY,
     PAPER,
@@ -32,7 +31,7 @@ from bayesian_active_learning.plotting.styles import (
     metric_words,
     plain,
 )
-from bayesian_active_learning.utils import atomic_write, check_one_of
+from bayesian_active_learning.utils import check_one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,8 +44,6 @@ BANDS = {
     "none": "median over seeds",
 }
 
-INCHES = (6.5, 4.2)
-DPI = 150
 _FAINT: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.45, "zorder": 2}
 
 
@@ -126,17 +123,8 @@ def learning_curves(
 
 def learning_curves_figure(history: History, **options: Any) -> "Figure":
     """`learning_curves` (its options) on a figure of its own, with the caption below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = new_figure(caption=caption(history))
     learning_curves(axes, history, **options)
-    text = caption(history)
-    count = len(textwrap.wrap(text, 115))
-    lines = textwrap.wrap(text, 115 if count == 1 else len(text) // count + 15)
-    figure.supxlabel(plain("\n".join(lines)), fontsize=SMALL - 1, color=GREY)
     _uncover(figure, axes)
     return figure
 
@@ -157,29 +145,12 @@ def _uncover(figure: "Figure", axes: "Axes") -> None:
 
 
 def save_learning_curves(path: str | os.PathLike, history: History, **options: Any) -> None:
-    """`learning_curves` (its options) as a PNG of 975 x 630 pixels, written whole or not
-    at all. Equal histories give equal bytes with the same matplotlib.
+    """`learning_curves` (its options) as a PNG of 975 x 630 pixels, see `save_png`.
 
-    Raises ValueError as `learning_curves` does, or where `path` does not end in .png;
-    HistoryError where it cannot be written or matplotlib is not installed.
+    Raises ValueError as `learning_curves` does, and what `save_png` raises.
     """
-    if not os.fspath(path).lower().endswith(".png"):
-        raise ValueError(f"a figure is saved as PNG, expected a path that ends in .png, got {path}")
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise HistoryError(
-            f"cannot write {path}: figures need matplotlib, which is not installed; install the "
-            "'experiments' extra"
-        ) from error
-    content = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the reader's own settings must not change the figure
-        figure = learning_curves_figure(history, **options)
-        metadata = {"Software": None, "Title": "learning curves", "Description": caption(history)}
-        figure.savefig(content, format="png", dpi=DPI, metadata=metadata)
-    with writing(path), atomic_write(path, "wb") as file:
-        file.write(content.getvalue())
+    draw = functools.partial(learning_curves_figure, history, **options)
+    save_png(path, draw, title="learning curves", description=caption(history))
 
 
 class _Line(NamedTuple):

@@ -1,0 +1,83 @@
+"""`python -m experiments.plot`, on runs made here."""
+
+import pathlib
+
+import pytest
+from driver import CONFIG, digits, go
+from PIL import Image
+
+from bayesian_active_learning import history
+from experiments import plot
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> pathlib.Path:
+    from bayesian_active_learning import data_utils, experiment
+
+    place = tmp_path_factory.mktemp("plot") / "run"
+    dataset = data_utils.load_digits()
+    experiment.run(CONFIG, dataset, ["bald", "power:beta=2,score=bald", "random"], (0, 1, 2),
+                   labels=20, directory=place)  # fmt: skip
+    return place
+
+
+def test_makes_every_figure(run: pathlib.Path, capsys):
+    assert plot.main([str(run), "--band", "range"]) == 0
+    printed = capsys.readouterr()
+    made = {path.name for path in run.glob("*.png")}
+    assert made >= {
+        "learning_curves.png",
+        "learning_curves_nll.png",
+        "learning_curves_accuracy_mean.png",
+        "labels_to_threshold.png",
+        "penalty_matrix.png",
+        "normalised_errors.png",
+        "class_histogram.png",
+        "acquired_bald.png",
+        "acquired_random.png",
+    }
+    assert len([name for name in made if name.startswith("acquired_power")]) == 1
+    for path in run.glob("*.png"):
+        assert f"Written: {path}" in printed.out
+        image = Image.open(path)
+        assert "digits (8x8), NOT MNIST" in image.info["Description"]
+        assert len(image.convert("L").getcolors()) > 10  # something is drawn
+    assert printed.err == ""
+
+
+def test_without_the_data_the_curves_are_drawn(tmp_path: pathlib.Path, capsys):
+    found = go("random", labels=15)
+    config = found.config | {"identity": found.config["identity"] | {"dataset": "npz:mine.npz"}}
+    history.write_history(tmp_path / "history.json", found._replace(config=config))
+    assert plot.main([str(tmp_path / "history.json"), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "No pictures of what was asked for: the runs are about npz:mine.npz" in printed.err
+    assert (tmp_path / "out" / "learning_curves.png").exists()
+    assert not (tmp_path / "out" / "class_histogram.png").exists()
+
+
+def test_other_data_is_refused(tmp_path: pathlib.Path, capsys):
+    found = go("random", labels=15)  # on a part of the digits
+    assert digits().content_hash
+    history.write_history(tmp_path / "history.json", found)
+    config = found.config["identity"] | {"content_hash": "0" * 64}
+    history.write_history(
+        tmp_path / "history.json", found._replace(config=found.config | {"identity": config})
+    )
+    assert plot.main([str(tmp_path / "history.json"), "--data", "digits"]) == 2
+    assert "rows would mean other examples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere"),
+        (["RUN", "--band", "sd"], "unknown band 'sd'"),
+        (["RUN", "--with-paper"], "the numbers of Gal et al. 2017 are about mnist"),
+        (["RUN", "--thresholds", "90"], "thresholds are fractions such as 0.9"),
+    ],
+)
+def test_refusals(run: pathlib.Path, arguments: list[str], message: str, tmp_path, capsys):
+    command = [str(run) if each == "RUN" else each for each in arguments]
+    assert plot.main([*command, "--output", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
