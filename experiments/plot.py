@@ -29,6 +29,14 @@ def parser() -> argparse.ArgumentParser:
         "normalised errors, and, where the data is at hand, which classes and images were asked "
         "for. Several runs are joined; they must agree in data and protocol.",
     )
+    add_options(root)
+    add = root.add_argument
+    add("--output", metavar="DIR", help="folder of the figures (default: the first run's)")
+    return root
+
+
+def add_options(root: argparse.ArgumentParser) -> None:
+    """What a report needs as well: the runs, and how they are drawn."""
     add = root.add_argument
     add("runs", nargs="+", metavar="RUN", help="run directory, or a saved history.json")
     add(
@@ -48,8 +56,6 @@ def parser() -> argparse.ArgumentParser:
         "that the runs have; npz:PATH needs its path)",
     )
     add("--data-dir", metavar="DIR", help="folder of the data (default: BAL_DATA_DIR)")
-    add("--output", metavar="DIR", help="folder of the figures (default: the first run's)")
-    return root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """What a run leaves behind: its directory, its event logs, and how they are read.
 
-RUN/config.json                  identity and environment, written once
-RUN/<function>/<seed>/log.jsonl  one line an event; alone enough to resume
-RUN/<function>/<seed>/clock.jsonl  seconds, which differ from run to run
+- `RUN/config.json`: identity and environment, written once
+- `RUN/<function>/<seed>/log.jsonl`: one line an event; alone enough to resume
+- `RUN/<function>/<seed>/clock.jsonl`: seconds, which differ from run to run
 """
 
 from bayesian_active_learning.history.comparison import (
@@ -50,6 +50,7 @@ from bayesian_active_learning.history.summary import (
     dataset_label,
     notice,
     num_validation,
+    summary_rows,
     summary_table,
     text_table,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "resume_point",
     "round_records",
     "student_t",
+    "summary_rows",
     "summary_table",
     "text_table",
     "write_events",

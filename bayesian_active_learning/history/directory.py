@@ -35,6 +35,7 @@ _RUN_FILES = (
     "history.xlsx",
     "summary.*",
     "comparison.*",
+    "report.html",
     "*.png",
     "*.pdf",
     "*.svg",

@@ -15,8 +15,8 @@ _PARTS = ("test", "validation", "fitted")
 
 
 def export_csv(path: str | os.PathLike, history: History) -> None:
-    """Columns: dataset, function, seed, round, labels, test_*, validation_*, fitted_*,
-    rows (asked after the round, joined by spaces). Empty where there is no number."""
+    """Columns: dataset, function, seed, round, labels, `test_*`, `validation_*`,
+    `fitted_*`, rows (asked after the round, joined by spaces). Empty where there is no number."""
     with writing(path), atomic_write(path) as file:
         csv.writer(file, lineterminator="\n").writerows(_table(history))
 

@@ -69,6 +69,27 @@ def summary_table(
     """A plain-text table, one row a function: seeds, labels to each threshold (touched
     first, and kept for `sustained` rounds), final test accuracy."""
     found = curves_by_function(history, metric)
+    rows = summary_rows(history, thresholds, sustained, metric=metric)
+    few = f"quartiles from {FEW_SEEDS} seeds on"
+    notes = [
+        f"Labels, initial ones included: median over seeds (with {few}). A seed that does not "
+        "get there counts as infinite.",
+        "Final test accuracy: mean and standard deviation over seeds at the last label count "
+        "that all of them have.",
+        *_stopped_early(found),
+    ]
+    return "\n".join([caption(history), "", *text_table(rows), "", *notes])
+
+
+def summary_rows(
+    history: History,
+    thresholds: Sequence[float] = (0.90, 0.95),
+    sustained: int = 3,
+    *,
+    metric: str = "accuracy",
+) -> list[list[str]]:
+    """The rows of `summary_table`, the first of them its header."""
+    found = curves_by_function(history, metric)
     columns = [(threshold, length) for threshold in thresholds for length in {1: 0, sustained: 0}]
     header = ["function", "seeds"]
     for threshold, length in columns:
@@ -79,15 +100,7 @@ def summary_table(
         curves = list(by_seed.values())
         reach = [_labels_in_words(curves, *column, metric) for column in columns]
         rows.append([function, str(len(curves)), *reach, _final_in_words(curves, metric)])
-    few = f"quartiles from {FEW_SEEDS} seeds on"
-    notes = [
-        f"Labels, initial ones included: median over seeds (with {few}). A seed that does not "
-        "get there counts as infinite.",
-        "Final test accuracy: mean and standard deviation over seeds at the last label count "
-        "that all of them have.",
-        *_stopped_early(found),
-    ]
-    return "\n".join([caption(history), "", *text_table(rows), "", *notes])
+    return rows
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
