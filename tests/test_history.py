@@ -61,6 +61,15 @@ def test_open_run_refuses_another_environment_unless_allowed(tmp_path: pathlib.P
         history.open_run(tmp_path, IDENTITY, other)
 
 
+def test_what_an_older_version_did_not_record_is_no_difference(tmp_path: pathlib.Path):
+    first = history.open_run(tmp_path, IDENTITY, ENVIRONMENT)
+    newer = history.open_run(tmp_path, IDENTITY, ENVIRONMENT | {"scipy": "1.17.0"})
+    assert newer.resumed and newer.config == first.config
+    fewer = {key: value for key, value in ENVIRONMENT.items() if key != "jax"}
+    with pytest.raises(HistoryError, match="another environment"):
+        history.open_run(tmp_path, IDENTITY, fewer)
+
+
 def test_fresh_deletes_a_run_and_says_what(tmp_path: pathlib.Path):
     small_run(tmp_path)
     (tmp_path / "curves.png").write_text("")
@@ -177,7 +186,8 @@ def test_environment_names_what_bytes_depend_on(monkeypatch: pytest.MonkeyPatch)
     history.environment()  # starts the backend, which reads the flags, once
     monkeypatch.setenv("XLA_FLAGS", "--other")
     found = history.environment()
-    assert {"python", "jax", "jaxlib", "dm-haiku", "optax", "numpy"} <= set(found)
+    assert {"python", "jax", "jaxlib", "dm-haiku", "optax", "numpy", "scipy"} <= set(found)
+    assert "scikit-learn" in found
     assert found["num_cpus"] == len(os.sched_getaffinity(0))
     assert found["xla_flags"] == "--other"
     assert found["platform"] and found["device_kind"] and found["cpu_model"]

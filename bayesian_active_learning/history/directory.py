@@ -159,7 +159,9 @@ def _continued(
             f"{path} holds another run (there -> now): {'; '.join(lines)}. Choose another "
             f"--output-dir, or delete that run with --fresh"
         )
-    lines = differences(config["environment"], environment)
+    # What an older version did not record is no difference.
+    recorded = {key: environment[key] for key in environment if key in config["environment"]}
+    lines = differences(config["environment"], recorded)
     if lines and not allow_other_environment:
         raise HistoryError(
             f"{path} was run in another environment, so results may differ in their last bits "

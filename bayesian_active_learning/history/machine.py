@@ -6,7 +6,8 @@ import pathlib
 import platform
 from typing import Any
 
-_PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy")
+# The last two choose batches by clustering and by a solver.
+_PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy", "scipy", "scikit-learn")
 
 
 def environment() -> dict[str, Any]:
