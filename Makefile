@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help mnist test test-all lint format pytest pytest-all peers pins clean
+.PHONY: help mnist test test-all lint format pytest pytest-all docs peers browser pins clean
 
 # The first Python that starts, is recent enough and can make environments. A command being there
 # is not enough: a pyenv shim may exist and not run.
@@ -24,6 +24,7 @@ PINS := $(firstword $(wildcard requirements/py$(PY).txt) requirements/py313.txt)
 CREATED    := $(VENV)/.created-py$(PY)
 RUN_READY  := $(VENV)/.run-ready-py$(PY)
 TEST_READY := $(VENV)/.test-ready-py$(PY)
+DOCS_READY := $(VENV)/.docs-ready-py$(PY)
 PIP        := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
 # Tests compile the same programs again and again, in many processes.
@@ -37,7 +38,9 @@ help:
 	@echo 'make test-all  lint and tests, slow ones included'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make format    let ruff rewrite the sources'
+	@echo 'make docs      this documentation as pages, in docs/_build/html; a warning is an error'
 	@echo 'make peers     compare with baal, batchbald_redux and scikit-activeml (needs python3.11)'
+	@echo 'make browser   look at the HTML report with Chromium (a download of 300 MB)'
 	@echo 'make pins      resolve requirements/ anew for PYTHON'
 	@echo 'make clean     remove the environment and all caches'
 	@echo 'PYTHON=$(PYTHON) VENV=$(VENV)'
@@ -64,6 +67,10 @@ pytest: $(TEST_READY)
 pytest-all: $(TEST_READY)
 	$(TEST_ENV) $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+docs: $(DOCS_READY)
+	$(VENV)/bin/python -m sphinx -W --keep-going -E -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo 'Written: docs/_build/html/index.html'
+
 $(CREATED): pyproject.toml $(PINS)
 ifeq ($(PY),)
 	@echo 'No Python 3.11 or later with venv was found to start (tried $(or $(PYTHON),python3.11 python3.12 python3.13 python3)).' >&2
@@ -84,6 +91,11 @@ $(RUN_READY): $(CREATED)
 $(TEST_READY): $(CREATED)
 	@echo 'Installing what the tests need (one or two minutes)'
 	@$(PIP) install -c $(PINS) -e '.[experiments,tfds,frameworks,tests]'
+	@touch $@
+
+$(DOCS_READY): $(CREATED)
+	@echo 'Installing what the documentation needs (about a minute)'
+	@$(PIP) install -c $(PINS) -e '.[docs]'
 	@touch $@
 
 # Python 3.11, for which a CPU build of the pinned torch is to be had. What the peers name and do
@@ -112,16 +124,25 @@ $(PEERS_READY): pyproject.toml $(PEERS_PINS) requirements/py311.txt
 	    $(PEERS_PIP) install --no-deps -r $(PEERS_VENV)/rest.txt; }
 	@touch $@
 
+BROWSER_READY := $(VENV)/.browser-ready-py$(PY)
+
+browser: $(BROWSER_READY)
+	$(TEST_ENV) $(VENV)/bin/python -m pytest tests/test_report.py
+
+$(BROWSER_READY): $(TEST_READY) requirements/browser.txt
+	@$(PIP) install -r requirements/browser.txt
+	@touch $@
+
 # In an environment of its own, so that nothing of an old one is written down.
 pins:
 	rm -rf .cache/pins
 	$(PYTHON) -m venv .cache/pins
-	.cache/pins/bin/python -m pip -qq install '.[experiments,tfds,frameworks,tests]' setuptools wheel
+	.cache/pins/bin/python -m pip -qq install '.[experiments,tfds,frameworks,tests,docs]' setuptools wheel
 	{ sed -n '/^#/p' requirements/py$(PY).txt; \
 	  .cache/pins/bin/python -m pip freeze --all | grep -vE '^(pip|bayesian_active_learning)( |==)' | LC_ALL=C sort -f; \
 	} > .cache/pins/new.txt
 	mv .cache/pins/new.txt requirements/py$(PY).txt
 
 clean:
-	rm -rf .venv .venv-3* $(PEERS_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-3* $(PEERS_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info
 	find bayesian_active_learning experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ _SUBMODULES = (
     "cold_start",
     "data_utils",
     "experiment",
+    "frozen_features",
     "history",
     "hoisting",
     "inference",

@@ -58,14 +58,16 @@ def squared_norm(
     Args:
       params: any pytree of arrays, for example Haiku's {module: {"w": .., "b": ..}}.
       coverage: one of
-        "first_dense": the first 2-D weight, as in the code of Gal, Islam & Ghahramani
+
+        - "first_dense": the first 2-D weight, as in the code of Gal, Islam & Ghahramani
           2017, where only the first dense layer was decayed. "First" is in the order of
           `jax.tree.leaves`: sorted by name within dictionaries, the only order that
           survives `jit`. Haiku's own names (linear, linear_1) are in the right order;
-        "weights": all leaves with two axes or more (dense and convolution weights);
-        "all": everything, biases and scales included;
-        "none": nothing, 0;
-        or a predicate (path, leaf) -> bool with path as written by `jax.tree_util.keystr`.
+        - "weights": all leaves with two axes or more (dense and convolution weights);
+        - "all": everything, biases and scales included;
+        - "none": nothing, 0;
+        - or a predicate (path, leaf) -> bool with path as written by `jax.tree_util.keystr`.
+
         Leaves called b, bias, scale or offset are no weights, however many axes they
         have (Haiku's BatchNorm keeps them as [1, 1, 1, C]).
 

@@ -15,7 +15,7 @@ import numpy as np
 from bayesian_active_learning.types import ArrayLike
 
 SKIP = -1
-"""Told instead of a label: the row leaves the pool and is not trained on."""
+"""Told instead of a label; the row leaves the pool and is not trained on."""
 
 GIVEN = "given"
 """Query id for labels that nobody was asked for."""

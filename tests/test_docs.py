@@ -1,16 +1,26 @@
 """What the documentation says, held against the code."""
 
+import argparse
+import importlib
 import pathlib
+import pkgutil
 import re
+import shlex
+import tomllib
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from driver import go
 
+import bayesian_active_learning
 import bayesian_active_learning.acquisition_functions as af
+from bayesian_active_learning import data_utils, experiment, models, training
+from experiments.options import parse_seeds
 
-DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+DOCS = REPOSITORY / "docs"
 PAGE = (DOCS / "acquisition_functions.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| `")]
 NEEDS = {  # words of the page -> fields of Candidates
@@ -56,3 +66,96 @@ def test_the_example_of_ones_own_runs():
     log_probs = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (4, 3, 5)))
     expected = np.exp(log_probs).var(axis=1).sum(axis=-1)
     np.testing.assert_allclose(place["second_moment"](log_probs), expected, rtol=1e-5)
+
+
+TEXTS = {
+    str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
+    for path in (REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md")))
+    if "_build" not in path.parts
+}
+ELSEWHERE = {"README.md", "docs/other_frameworks.md"}  # run below, and in test_other_frameworks.py
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = {
+    name: [body for language, body in FENCE.findall(text) if language == "python"]
+    for name, text in TEXTS.items()
+    if name not in ELSEWHERE
+}
+COMMANDS = [
+    (name, line.strip())
+    for name, text in TEXTS.items()
+    for language, body in FENCE.findall(text)
+    if language in ("", "console", "sh", "bash")
+    for line in body.replace("\\\n", " ").splitlines()
+    if re.search(r"-m experiments\.", line)
+]
+
+
+@pytest.mark.parametrize("name", [name for name, blocks in CODE.items() if blocks])
+def test_the_code_of_a_page_runs(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The blocks of a page in order, in one namespace and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    place = {"__name__": "documentation"}
+    with mock.patch.dict(models.MODELS):  # a page adds one
+        for block in CODE[name]:
+            exec(compile(block, name, "exec"), place)
+
+
+def test_the_code_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch):
+    """What `.ci/check_wheel.py` does not run: with small data in the place of MNIST."""
+    blocks = re.findall(
+        r"^(<!-- wheel-test -->\s*)?```python\n(.*?)^```", TEXTS["README.md"], re.M | re.S
+    )
+    left = [block for marked, block in blocks if not marked]
+    small = experiment.Config(
+        model="mlp",
+        num_validation=0,
+        num_samples=20,
+        pool_size=200,
+        fit=training.FitConfig(epochs=0, min_steps=50),
+    )  # as on the pages: compiled already
+    monkeypatch.setattr(data_utils, "load_dataset", lambda *_: data_utils.load_digits())
+    monkeypatch.setattr(experiment, "Config", lambda: small)
+    assert left
+    for block in left:
+        exec(compile(block, "README.md", "exec"), {"__name__": "documentation"})
+
+
+def options_of(module: str, words: list[str], patch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """What the module's own parser makes of the words; it exits on those it does not know."""
+    script = importlib.import_module(module)
+    if hasattr(script, "parser"):
+        return script.parser().parse_args(words)
+    found: list[argparse.Namespace] = []
+    patch.setattr(script, "_study", lambda options: found.append(options) or 0)
+    script.main(words)
+    return found[0]
+
+
+@pytest.mark.parametrize("name, line", COMMANDS, ids=[line for _, line in COMMANDS])
+def test_a_command_is_one(name: str, line: str, monkeypatch: pytest.MonkeyPatch):
+    words = shlex.split(line)
+    start = words.index("-m") + 1
+    options = vars(options_of(words[start], words[start + 1 :], monkeypatch))
+    if options.get("seeds"):
+        parse_seeds(options["seeds"])
+    for each in options.get("acquisition") or ():
+        af.make_strategy(each, {**af.STRATEGIES, **af.UPPER_BOUNDS})
+
+
+def test_every_module_has_its_place_in_the_reference():
+    text = "".join(text for name, text in TEXTS.items() if name.startswith("docs/api/"))
+    modules = {module.name for module in pkgutil.iter_modules(bayesian_active_learning.__path__)}
+    named = set(re.findall(rf"{bayesian_active_learning.__name__}\.(\w+)", text))
+    assert named == modules
+
+
+@pytest.mark.parametrize(
+    "pins", sorted((REPOSITORY / "requirements").glob("py*.txt")), ids=lambda path: path.stem
+)
+def test_what_builds_the_site_is_pinned(pins: pathlib.Path):
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    asked = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["docs"]}
+    pinned = {line.split("==")[0].lower() for line in pins.read_text().splitlines()}
+    assert asked <= pinned
