@@ -344,7 +344,7 @@ def _cell(
         path = pathlib.Path(history_.cell_directory(directory, name, seed)) / history_.LOG
         if path.exists():
             curve = history_.curve_from_events(history_.read_events(path))
-            if curve.labels[-1:] == [budget]:
+            if len(curve.labels) and curve.labels[-1] >= budget:
                 return curve
     count = len(splits.initial)
     num_rounds = -(-(budget - count) // config.acquisition_size)

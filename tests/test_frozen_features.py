@@ -148,6 +148,8 @@ def test_finished_cells_are_not_made_again(data, tmp_path: pathlib.Path):
     assert done == [(1, 2), (2, 2)]
     go(data, "random", directory=tmp_path, labels=25)
     assert history.read_history(tmp_path).cells["random", 0].labels[-1] == 25
+    go(data, "random", directory=tmp_path)  # a smaller budget takes nothing away
+    assert history.read_history(tmp_path).cells["random", 0].labels[-1] == 25
     with pytest.raises(HistoryError, match="holds another run"):
         go(data, "random", directory=tmp_path, config=CONFIG._replace(num_samples=9))
 
