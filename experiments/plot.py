@@ -176,6 +176,9 @@ def dataset_of(options: argparse.Namespace, found: "History") -> "Dataset | None
     if name.startswith("npz:") and options.data is None:
         _say_without(f"the runs are about {name}; say where that is: --data npz:PATH")
         return None
+    if options.data is None and "content_hash" not in identity:
+        _say_without("the runs do not say which data they are about; say it by --data")
+        return None
     try:
         dataset = data_utils.load_dataset(name, options.data_dir, notify=lambda text: None)
     except (ValueError, OSError, ImportError) as error:
