@@ -1,13 +1,14 @@
 """The first rows to label, chosen before there is any network: by their inputs alone."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import numpy as np
 
-from bayesian_active_learning.acquisition_functions import STRATEGIES, acquire, make_strategy
+from bayesian_active_learning.acquisition_functions import (
+    STRATEGIES,
+    acquire,
+    make_strategy,
+    select_batch,
+)
 from bayesian_active_learning.providers import draw_rows
 from bayesian_active_learning.types import Candidates, Key, Source, Strategy
 
@@ -74,11 +75,5 @@ def initial_rows(
         mask=np.ones(len(rows), bool),
         **{name: value for name, value in known.items() if name in strategy.needs},
     )
-    select = strategy.select if strategy.host else _jitted(strategy.select)
-    picked = select(select_key, candidates, batch_size=count)
+    picked = select_batch(strategy, select_key, candidates, batch_size=count)
     return np.sort(acquire(picked, candidates))
-
-
-@functools.lru_cache(maxsize=8)
-def _jitted(select: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(select, static_argnames="batch_size")

@@ -4,7 +4,6 @@ What happened is in the event log, which alone is enough to go on after an inter
 """
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 
@@ -26,11 +24,11 @@ from bayesian_active_learning import (
     providers,
     training,
 )
-from bayesian_active_learning.acquisition_functions import acquire
+from bayesian_active_learning.acquisition_functions import acquire, select_batch
 from bayesian_active_learning.data_utils import Dataset, Splits, pool_subset
 from bayesian_active_learning.protocol import Config, Keys, round_keys
 from bayesian_active_learning.types import Model, Selection, Strategy, Variables
-from bayesian_active_learning.utils import pad_rows, round_up
+from bayesian_active_learning.utils import pad_rows, round_up, seven_digits
 
 PARAMETERS = "params.npz"  # in a cell's directory, on request
 CAPACITY_STEP = 128  # the labelled set's buffer grows by this much
@@ -270,7 +268,7 @@ def _fit_round(cell: _Cell, now: _Now, variables: Variables | None, log: Any) ->
             "labels": len(now.rows),
             "steps": result.steps,
             "best_step": result.best_step,
-            "train_loss": _short(result.train_loss),
+            "train_loss": seven_digits(result.train_loss),
         }
     )
     fitted = posteriors.Fitted(
@@ -352,7 +350,9 @@ def _evaluate(
         for result, (part, labels) in zip(found, parts, strict=True):
             if len(labels):
                 values = metrics.classification_metrics(log_probs[part], labels)._asdict()
-                result.update({name + suffix: _short(value) for name, value in values.items()})
+                result.update(
+                    {name + suffix: seven_digits(value) for name, value in values.items()}
+                )
     return found
 
 
@@ -373,13 +373,14 @@ def _ask(
     situation = _situation(cell, now, network, oracle.pool_rows(state))
     try:
         candidates = providers.collect(now.keys.score, now.keys.provide, situation, strategy)
-        select = strategy.select if strategy.host else _jitted(strategy.select)
-        selection = select(now.keys.select, candidates, batch_size=config.acquisition_size)
+        selection = select_batch(
+            strategy, now.keys.select, candidates, batch_size=config.acquisition_size
+        )
         selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
         picked = acquire(selection, candidates)
     except (ValueError, ArithmeticError, ImportError) as error:
         raise RunError(f"{now.where}: {error}") from error
-    scores = [_short(x) for x in selection.scores[selection.valid]]
+    scores = [seven_digits(x) for x in selection.scores[selection.valid]]
     asked, query = oracle.ask(state, picked, scores, round=now.number)
     logged = log.record(oracle.query_event(query, selection.filler[selection.valid]))
     if logged["rows"] != query.rows.tolist():
@@ -409,13 +410,3 @@ def _situation(cell: _Cell, now: _Now, network: Network, pool: np.ndarray) -> pr
         optimizer=context.optimizer,
         fit=context.config.fit,
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _jitted(select: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(select, static_argnames="batch_size")
-
-
-def _short(value: Any) -> float:
-    """Seven significant digits: all that float32 has, and 0.9 instead of 0.89999998."""
-    return float(f"{float(value):.7g}")

@@ -42,6 +42,11 @@ def normal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     return jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
+def seven_digits(value: Any) -> float:
+    """Seven significant digits: all that float32 has, and 0.9 instead of 0.89999998."""
+    return float(f"{float(value):.7g}")
+
+
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value` (and at least one)."""
     return max(1, -(-value // multiple)) * multiple

@@ -58,6 +58,7 @@ from bayesian_active_learning.acquisition_functions.scores import (
     variation_ratios_mode,
 )
 from bayesian_active_learning.acquisition_functions.seeding import badge, kmeans_pp
+from bayesian_active_learning.acquisition_functions.selection import select_batch
 from bayesian_active_learning.acquisition_functions.stochastic import power, softmax, softrank
 from bayesian_active_learning.acquisition_functions.strategies import (
     STRATEGIES,
@@ -110,6 +111,7 @@ __all__ = [
     "random",
     "random_mix",
     "realised_gain",
+    "select_batch",
     "select_top",
     "softmax",
     "softrank",

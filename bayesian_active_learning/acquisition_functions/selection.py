@@ -14,6 +14,7 @@ contract suite runs over `STRATEGIES`):
 `needs` names the optional fields of `Candidates`; rows and mask always come.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesian_active_learning.types import Array, ArrayLike, Candidates, Key, Selection
+from bayesian_active_learning.types import Array, ArrayLike, Candidates, Key, Selection, Strategy
 
 State = TypeVar("State")
 
@@ -61,6 +62,20 @@ PER_CANDIDATE = (
     "labels",
 )
 """Fields of `Candidates` whose first axis is N."""
+
+
+def select_batch(
+    strategy: Strategy, key: Key, candidates: Candidates, *, batch_size: int
+) -> Selection:
+    """`strategy.select`, compiled once for a strategy and the shapes; as it is where it runs on
+    the host. The key is consumed."""
+    select = strategy.select if strategy.host else _compiled(strategy.select)
+    return select(key, candidates, batch_size=batch_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(select: Callable[..., Selection]) -> Callable[..., Selection]:
+    return jax.jit(select, static_argnames="batch_size")
 
 
 def check_batch_size(batch_size: int) -> int:
