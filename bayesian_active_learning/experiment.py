@@ -18,6 +18,7 @@ from bayesian_active_learning.posteriors import make_posterior
 from bayesian_active_learning.protocol import (
     Config,
     Keys,
+    check_cells,
     check_config,
     identity,
     network,
@@ -118,13 +119,7 @@ def run(
     """
     check_config(config)
     check_positive(labels=labels)
-    if min(seeds, default=0) < 0:
-        raise ValueError(f"a seed must not be negative, got {', '.join(map(str, seeds))}")
-    if not acquisitions or not seeds:
-        raise ValueError("at least one acquisition function and one seed are needed")
-    for what, given in (("an acquisition function", acquisitions), ("a seed", seeds)):
-        if len(set(given)) < len(given):
-            raise ValueError(f"{what} is given twice: {', '.join(map(str, given))}")
+    check_cells(acquisitions, seeds)
     chosen = {name: (strategies or {}).get(name) or make_strategy(name) for name in acquisitions}
     num_samples = make_posterior(config.posterior).num_samples(config.num_samples)
     for name, strategy in chosen.items():

@@ -33,7 +33,7 @@ from bayesian_active_learning.posteriors.logistic import (
 )
 from bayesian_active_learning.rounds import RunError
 from bayesian_active_learning.types import Array, Candidates, Key, Selection, Strategy
-from bayesian_active_learning.utils import check_positive
+from bayesian_active_learning.utils import check_positive, seven_digits
 
 MAX_BYTES = 2**31
 
@@ -114,22 +114,41 @@ def run(
         (HistoryError, a subclass: `directory` holds another run, or cannot be written).
       RunError: a strategy picks NaN; names function, seed and round.
     """
-    _check(config, dataset, seeds, acquisitions, labels)
+    _check(config, dataset, labels)
+    protocol.check_cells(acquisitions, seeds)
     table = {**STRATEGIES, **UPPER_BOUNDS}
     chosen = {
         name: (strategies or {}).get(name) or make_strategy(name, table) for name in acquisitions
     }
     for name, strategy in chosen.items():
-        _check_needs(name, strategy, config)
+        providers.check_provided(
+            strategy,
+            name,
+            provided=PROVIDED,
+            otherwise="which frozen features with a logistic head do not give; "
+            "experiments.mnist_bald takes them too (--dataset npz:PATH)",
+        )
+        check_samples(name, config.num_samples, strategy.score)
     splits = {seed: _splits(config, dataset, seed) for seed in seeds}
     for found in splits.values():
         _check_sizes(config, found, labels)
     for name, strategy in chosen.items():
-        _check_applicable(name, strategy, config, dataset, splits, labels)
+        providers.check_applicable(
+            name,
+            strategy,
+            linear(dataset.num_classes),
+            dataset.images,
+            num_classes=dataset.num_classes,
+            num_samples=config.num_samples,
+            num_candidates=max(_num_candidates(config, found) for found in splits.values()),
+            capacity=labels,
+            batch_size=config.acquisition_size,
+        )
+    facts = identity(config, dataset)
     if directory is not None:
         history_.open_run(
             directory,
-            identity(config, dataset),
+            facts,
             history_.environment(),
             fresh=fresh,
             allow_other_environment=allow_other_environment,
@@ -153,7 +172,7 @@ def run(
             on_cell(done, len(cells))
     if directory is not None:
         return history_.read_history(directory)
-    return history_.History({"identity": identity(config, dataset)}, curves)
+    return history_.History({"identity": facts}, curves)
 
 
 def identity(config: FrozenConfig, dataset: Dataset) -> dict[str, Any]:
@@ -193,13 +212,7 @@ class _Record(NamedTuple):
     steps: Array
 
 
-def _check(
-    config: FrozenConfig,
-    dataset: Dataset,
-    seeds: Sequence[int],
-    acquisitions: Sequence[str],
-    labels: int,
-) -> None:
+def _check(config: FrozenConfig, dataset: Dataset, labels: int) -> None:
     check_positive(
         labels=labels,
         num_initial_per_class=config.num_initial_per_class,
@@ -211,13 +224,6 @@ def _check(
     for name in ("pool_size", "initial_pool_size", "num_test_samples", "bias"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
-    if not acquisitions or not seeds:
-        raise ValueError("at least one acquisition function and one seed are needed")
-    for what, given in (("an acquisition function", acquisitions), ("a seed", seeds)):
-        if len(set(given)) < len(given):
-            raise ValueError(f"{what} is given twice: {', '.join(map(str, given))}")
-    if min(seeds) < 0:
-        raise ValueError(f"a seed must not be negative, got {', '.join(map(str, seeds))}")
     if len(dataset.images.shape) != 2:
         raise ValueError(
             f"expected features [N, D], got inputs {list(dataset.images.shape)}; images are for "
@@ -248,42 +254,6 @@ def _check_sizes(config: FrozenConfig, splits: Splits, labels: int) -> None:
         )
 
 
-def _check_needs(name: str, strategy: Strategy, config: FrozenConfig) -> None:
-    missing = strategy.needs - PROVIDED
-    if missing:
-        raise ValueError(
-            f"{name} needs {', '.join(sorted(missing))}, which frozen features with a logistic "
-            "head do not give; experiments.mnist_bald takes them too (--dataset npz:PATH)"
-        )
-    if strategy.needs & {"scores", "labelled_scores"} and strategy.score is None:
-        raise ValueError(f"{name} needs scores, but has no score function to give them")
-    check_samples(name, config.num_samples, strategy.score)
-
-
-def _check_applicable(
-    name: str,
-    strategy: Strategy,
-    config: FrozenConfig,
-    dataset: Dataset,
-    splits: Mapping[int, Splits],
-    labels: int,
-) -> None:
-    if strategy.needs & {"labels", "target_labels"}:
-        return  # not for providers, which would refuse it
-    providers.check_provided(strategy, name)
-    providers.check_applicable(
-        name,
-        strategy,
-        linear(dataset.num_classes),
-        dataset.images,
-        num_classes=dataset.num_classes,
-        num_samples=config.num_samples,
-        num_candidates=max(_num_candidates(config, found) for found in splits.values()),
-        capacity=labels,
-        batch_size=config.acquisition_size,
-    )
-
-
 def _splits(config: FrozenConfig, dataset: Dataset, seed: int) -> Splits:
     """As `experiment.run` would make them."""
     settings = protocol.Config(
@@ -292,8 +262,6 @@ def _splits(config: FrozenConfig, dataset: Dataset, seed: int) -> Splits:
         pool_size=config.initial_pool_size,
         initial=config.initial,
     )
-    if config.initial != "balanced":
-        protocol.cold_start.check_initial(config.initial)
     return protocol.seed_splits(settings, dataset, seed)
 
 
@@ -353,7 +321,7 @@ def _cell(
         config,
         dataset.num_classes,
         _num_candidates(config, splits),
-        min(providers.setting(strategy, "num_targets"), max(1, len(plan.targets))),
+        min(providers.setting(strategy, "num_targets"), len(plan.targets)),
     )
     rows = np.zeros(budget, np.int32)
     rows[:count] = splits.initial
@@ -405,8 +373,7 @@ def _prepare(
     candidates = plan.pool[order]
     left = ~jnp.any((candidates[:, None] == rows) & mask, axis=1)
     samples = sample_logistic(keys.score, fit, config.num_samples)
-    num_targets = min(shape.num_targets, len(plan.targets))
-    place = (step * shape.num_targets + jnp.arange(num_targets)) % max(1, len(plan.targets))
+    place = (step * shape.num_targets + jnp.arange(shape.num_targets)) % max(1, len(plan.targets))
 
     def log_probs(of: Array) -> Array:
         logits = jnp.einsum("nd,kdc->nkc", data.inputs[of], samples)
@@ -511,7 +478,7 @@ def _events(
     events = [oracle.labels_event(0, oracle.INITIAL, initial, everything[initial])]
     count = len(initial)
     for number, steps in enumerate(record.steps):
-        measured = {name: _short(values[number]) for name, values in record.test.items()}
+        measured = {name: seven_digits(values[number]) for name, values in record.test.items()}
         if not np.isfinite(list(measured.values())).all():
             raise RunError(f"{where}, round {number}, {count} labels: metrics are not finite")
         place = {"round": number, "labels": count}
@@ -528,7 +495,7 @@ def _events(
             )
         rows = rows[:wanted]
         state, query = oracle.ask(
-            state, rows, [_short(score) for score in scores[:wanted]], round=number
+            state, rows, [seven_digits(score) for score in scores[:wanted]], round=number
         )
         answers = everything[query.rows]
         state = oracle.tell(state, query.id, query.rows, answers)
@@ -536,8 +503,3 @@ def _events(
         events.append(oracle.labels_event(number, query.id, query.rows, answers))
         count += wanted
     return events
-
-
-def _short(value: Any) -> float:
-    """Seven significant digits: all that float32 has."""
-    return float(f"{float(value):.7g}")

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -110,6 +110,17 @@ def check_config(config: Config) -> None:
         raise ValueError(f"learning_rate must be finite, got {config.learning_rate}")
     if config.fit.monitor != "none" and not config.num_validation:
         raise ValueError(f"monitor {config.fit.monitor!r} needs num_validation above 0")
+
+
+def check_cells(acquisitions: Sequence[str], seeds: Sequence[int]) -> None:
+    """Raises ValueError unless there are functions and seeds, each once, no seed negative."""
+    if min(seeds, default=0) < 0:
+        raise ValueError(f"a seed must not be negative, got {', '.join(map(str, seeds))}")
+    if not acquisitions or not seeds:
+        raise ValueError("at least one acquisition function and one seed are needed")
+    for what, given in (("an acquisition function", acquisitions), ("a seed", seeds)):
+        if len(set(given)) < len(given):
+            raise ValueError(f"{what} is given twice: {', '.join(map(str, given))}")
 
 
 def round_keys(seed: int, round: int) -> Keys:

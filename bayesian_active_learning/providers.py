@@ -9,7 +9,7 @@ and `target_log_probs` speak of the same K networks, as joint quantities need.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -79,11 +79,22 @@ def collect(score_key: Key, other_key: Key, situation: Situation, strategy: Stra
     return Candidates(rows=situation.rows, mask=situation.mask, **wanted)
 
 
-def check_provided(strategy: Strategy, name: str = "the strategy") -> None:
-    """Raises ValueError when `strategy` needs what no provider has, or contradicts itself."""
-    missing = strategy.needs - set(PROVIDERS)
+def check_provided(
+    strategy: Strategy,
+    name: str = "the strategy",
+    *,
+    provided: Collection[str] | None = None,
+    otherwise: str = "which is not provided",
+) -> None:
+    """Raises ValueError when `strategy` needs what no provider has, or contradicts itself.
+
+    Args:
+      provided: what may be needed; that of `PROVIDERS` when None.
+      otherwise: the end of the message about anything else.
+    """
+    missing = strategy.needs - set(PROVIDERS if provided is None else provided)
     if missing:
-        raise ValueError(f"{name} needs {', '.join(sorted(missing))}, which is not provided")
+        raise ValueError(f"{name} needs {', '.join(sorted(missing))}, {otherwise}")
     if strategy.needs & {"scores", "labelled_scores"} and strategy.score is None:
         raise ValueError(f"{name} needs scores, but has no score function to give them")
     unknown = set(dict(strategy.settings)) - set(SETTINGS)
@@ -152,6 +163,8 @@ def check_applicable(
         "input_gradients": shaped(num_candidates),
         "committee_log_probs": shaped(num_candidates, members, num_classes),
         "unlabelled_log_odds": shaped(num_candidates),
+        "labels": shaped(num_candidates, dtype=np.int32),
+        "target_labels": shaped(_num_targets(strategy), dtype=np.int32),
     }
     candidates = Candidates(
         rows=shaped(num_candidates, dtype=np.int32),
