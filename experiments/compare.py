@@ -10,6 +10,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from experiments.command import exit_status, read
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of `python -m experiments.compare`."""
@@ -58,23 +60,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compares; returns the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        return _compare(options)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    return exit_status(lambda: _compare(options))
 
 
 def _compare(options: argparse.Namespace) -> int:
     from bayesian_active_learning import history, statistics
     from bayesian_active_learning.utils import atomic_write
 
-    places = [pathlib.Path(run) for run in options.runs]
-    histories = {
-        str(place): history.load_history(place) if place.is_file() else history.read_history(place)
-        for place in places
-    }
-    joined = history.join_histories(histories)
+    joined, first = read(options.runs)
     found = statistics.compare(
         joined,
         against=options.against,
@@ -87,10 +80,9 @@ def _compare(options: argparse.Namespace) -> int:
     )
     text = statistics.describe(found)
     print(text)
-    first = places[0].parent if places[0].is_file() else places[0]
     folder = pathlib.Path(options.output) if options.output else first
     record = {
-        "runs": list(histories),
+        "runs": options.runs,
         "identity": joined.config.get("identity"),
         "options": {key: value for key, value in vars(options).items() if key != "output"},
         "comparison": statistics.to_plain(found),

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments.command import add_run_options, exit_status
 from experiments.options import SEEDS_HELP, parse_seeds
 from experiments.output import report
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 THRESHOLDS = (0.90, 0.95, 0.97)
-INTERRUPTED = 130  # what shells report for Ctrl-C
 _POLL = 0.3  # seconds between two looks at what is finished
 
 # option -> (default, help). The defaults stand here too, since `--help` imports nothing heavy;
@@ -84,22 +84,16 @@ def parser() -> argparse.ArgumentParser:
         help="of the features (default: unit_norm, see data_utils.unit_norm)",
     )
 
-    add = root.add_argument_group("output").add_argument
+    output = root.add_argument_group("output")
+    add = output.add_argument
     add("--data-dir", metavar="DIR", help="folder of the data, for names other than npz:PATH")
-    add("--output-dir", metavar="DIR", help="run directory (default: runs/<dataset>-<hash>)")
-    add("--fresh", action="store_true", help="delete the run that is there and start anew")
-    add(
-        "--allow-other-environment",
-        action="store_true",
-        help="go on with a run that another machine or other package versions began",
-    )
     add(
         "--processes",
         type=int,
         metavar="N",
         help="seeds are shared among so many processes (default: one a core)",
     )
-    add("--quiet", action="store_true", help="no progress bar, no table: only what went wrong")
+    add_run_options(output)
     return root
 
 
@@ -107,14 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the experiment; returns the exit status."""
     options = parser().parse_args(arguments)
     say: Callable[[str], object] = (lambda text: None) if options.quiet else print
-    try:
-        return _run(options, say)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from the finished seeds.", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    return exit_status(
+        lambda: _run(options, say),
+        when_stopped="Stopped. The same command goes on from the finished seeds.",
+    )
 
 
 def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:

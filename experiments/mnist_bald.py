@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments.command import exit_status
 from experiments.options import PRESETS, changes, given_settings, parse_seeds, parser
 from experiments.output import report
 
@@ -21,28 +22,18 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 TRUSTED_SEEDS = 5
-INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the experiment; returns the exit status."""
     options = parser().parse_args(arguments)
     say: Callable[[str], object] = (lambda text: None) if options.quiet else print
-    try:
-        if options.list_acquisitions:
-            return _list_acquisitions()
-        return _run(options, say)
-    except KeyboardInterrupt:
-        same = "the same command without --fresh" if options.fresh else "the same command"
-        print(
-            "\nStopped. No label and no finished round that the run directory holds is lost; "
-            f"{same} goes on from there.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    except (ValueError, RuntimeError, ArithmeticError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    same = "the same command without --fresh" if options.fresh else "the same command"
+    return exit_status(
+        lambda: _list_acquisitions() if options.list_acquisitions else _run(options, say),
+        when_stopped="Stopped. No label and no finished round that the run directory holds is "
+        f"lost; {same} goes on from there.",
+    )
 
 
 def _list_acquisitions() -> int:

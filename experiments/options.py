@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from experiments.command import add_run_options
+
 SEEDS_HELP = "how many seeds (3 means 0 1 2), or a list of at least two, or ranges such as 5-9"
 
 
@@ -156,20 +158,14 @@ def parser() -> argparse.ArgumentParser:
         help="splits for all seeds from this .json or .npz; written there if it does not exist",
     )
 
-    add = root.add_argument_group("output").add_argument
-    add("--output-dir", metavar="DIR", help="run directory (default: runs/<dataset>-<hash>)")
-    add("--fresh", action="store_true", help="delete the run that is there and start anew")
-    add(
-        "--allow-other-environment",
-        action="store_true",
-        help="go on with a run that another machine or other package versions began",
-    )
+    output = root.add_argument_group("output")
+    add_run_options(output)
+    add = output.add_argument
     add(
         "--save-parameters",
         action="store_true",
         help="keep each cell's last parameters as params.npz",
     )
-    add("--quiet", action="store_true", help="no progress bar, no table: only what went wrong")
     return root
 
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments.command import exit_status, read
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -61,11 +63,7 @@ def add_options(root: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws; returns the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        return _plot(options)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    return exit_status(lambda: _plot(options))
 
 
 def _plot(options: argparse.Namespace) -> int:
@@ -79,19 +77,6 @@ def _plot(options: argparse.Namespace) -> int:
         plotting.save_png(path, draw, title=name.replace("_", " "), description=words)
         print(f"Written: {path}")
     return 0
-
-
-def read(runs: Sequence[str]) -> "tuple[History, pathlib.Path]":
-    """The runs as one history, and the folder of the first."""
-    from bayesian_active_learning import history
-
-    places = [pathlib.Path(run) for run in runs]
-    histories = {
-        str(place): history.load_history(place) if place.is_file() else history.read_history(place)
-        for place in places
-    }
-    first = places[0].parent if places[0].is_file() else places[0]
-    return history.join_histories(histories), first
 
 
 def figures(

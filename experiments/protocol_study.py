@@ -19,6 +19,7 @@ import numpy as np
 from bayesian_active_learning import data_utils, experiment, inference, metrics, training, tuning
 from bayesian_active_learning.history import Curve, labels_to_threshold, mean_interval
 from bayesian_active_learning.utils import atomic_write, short_hash
+from experiments.command import exit_status
 from experiments.options import parse_seeds
 
 LABELS = (60, 250)  # sizes of the random labelled sets
@@ -63,11 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", type=int, default=200, help="budget of the acquisition part")
     parser.add_argument("--output-dir", default="runs/protocol-study", metavar="DIR")
     options = parser.parse_args(arguments)
-    try:
-        return _study(options)
-    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: _study(options))
 
 
 def _study(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments import plot
+from experiments.command import exit_status, read
 
 if TYPE_CHECKING:
     from bayesian_active_learning.history import History
@@ -54,18 +55,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page; returns the exit status."""
     options = parser().parse_args(arguments)
-    try:
-        return _report(options)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+    return exit_status(lambda: _report(options))
 
 
 def _report(options: argparse.Namespace) -> int:
     from bayesian_active_learning import history
     from bayesian_active_learning.utils import atomic_write
 
-    found, folder = plot.read(options.runs)
+    found, folder = read(options.runs)
     path = pathlib.Path(options.output) if options.output else folder / "report.html"
     text = page(options, found, seconds(options.runs))
     with history.writing(path), atomic_write(path) as file:

@@ -1,0 +1,55 @@
+"""What the commands share: exit statuses, options about output, and reading runs."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bayesian_active_learning.history import History
+
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+def exit_status(work: Callable[[], int], *, when_stopped: str | None = None) -> int:
+    """That of `work`, or 2 for what was asked for and 1 for what went wrong, said on stderr.
+
+    when_stopped: what to say at Ctrl-C, which is not caught without it.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt:
+        if when_stopped is None:
+            raise
+        print(f"\n{when_stopped}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, RuntimeError, ArithmeticError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def add_run_options(group: argparse._ArgumentGroup) -> None:
+    """Where a run is kept, and what becomes of the one that is there."""
+    add = group.add_argument
+    add("--output-dir", metavar="DIR", help="run directory (default: runs/<dataset>-<hash>)")
+    add("--fresh", action="store_true", help="delete the run that is there and start anew")
+    add(
+        "--allow-other-environment",
+        action="store_true",
+        help="go on with a run that another machine or other package versions began",
+    )
+    add("--quiet", action="store_true", help="no progress bar, no table: only what went wrong")
+
+
+def read(runs: Sequence[str]) -> "tuple[History, pathlib.Path]":
+    """Run directories or saved histories as one history, and the folder of the first."""
+    from bayesian_active_learning import history
+
+    places = [pathlib.Path(run) for run in runs]
+    histories = {
+        str(place): history.load_history(place) if place.is_file() else history.read_history(place)
+        for place in places
+    }
+    first = places[0].parent if places[0].is_file() else places[0]
+    return history.join_histories(histories), first
