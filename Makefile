@@ -2,12 +2,14 @@
 
 VENV        ?= .venv
 MNIST_ARGS  ?=
+SCALE       ?= default
+NOTEBOOKS   ?= $(wildcard notebooks/*.py)
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help mnist test test-all lint format pytest pytest-all docs peers browser pins clean
+.PHONY: help mnist test test-all lint format pytest pytest-all docs notebooks notebooks-small peers browser pins clean
 
 # The first Python that starts, is recent enough and can make environments. A command being there
 # is not enough: a pyenv shim may exist and not run.
@@ -25,6 +27,7 @@ CREATED    := $(VENV)/.created-py$(PY)
 RUN_READY  := $(VENV)/.run-ready-py$(PY)
 TEST_READY := $(VENV)/.test-ready-py$(PY)
 DOCS_READY := $(VENV)/.docs-ready-py$(PY)
+NOTEBOOKS_READY := $(VENV)/.notebooks-ready-py$(PY)
 PIP        := $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 
 # Tests compile the same programs again and again, in many processes.
@@ -39,6 +42,9 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make format    let ruff rewrite the sources'
 	@echo 'make docs      this documentation as pages, in docs/_build/html; a warning is an error'
+	@echo 'make notebooks        execute notebooks/ from clean kernels, outputs kept (minutes each;'
+	@echo '                      SCALE=small or full, NOTEBOOKS=notebooks/NAME.py for one)'
+	@echo 'make notebooks-small  the same at small scale, into .cache: are they whole?'
 	@echo 'make peers     compare with baal, batchbald_redux and scikit-activeml (needs python3.11)'
 	@echo 'make browser   look at the HTML report with Chromium (a download of 300 MB)'
 	@echo 'make pins      resolve requirements/ anew for PYTHON'
@@ -71,6 +77,25 @@ docs: $(DOCS_READY)
 	$(VENV)/bin/python -m sphinx -W --keep-going -E -q -b html -d docs/_build/doctrees docs docs/_build/html
 	@echo 'Written: docs/_build/html/index.html'
 
+# The .py is the source; outputs come from a run. Times of cells are left out: they never repeat.
+EXECUTE := -m nbconvert --to notebook --execute --inplace --log-level WARN \
+           --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1
+
+notebooks: $(NOTEBOOKS_READY)
+	$(VENV)/bin/python -m jupytext --quiet --sync $(NOTEBOOKS)
+	BAL_NOTEBOOK_SCALE='$(SCALE)' $(TEST_ENV) $(VENV)/bin/python $(EXECUTE) $(NOTEBOOKS:.py=.ipynb)
+
+SMALL := .cache/notebooks-small
+
+notebooks-small: $(NOTEBOOKS_READY)
+	rm -rf $(SMALL)
+	mkdir -p $(SMALL)/notebooks
+	ln -s '$(CURDIR)/experiments' $(SMALL)/experiments
+	cp $(NOTEBOOKS) $(SMALL)/notebooks/
+	$(VENV)/bin/python -m jupytext --quiet --to ipynb $(SMALL)/notebooks/*.py
+	BAL_NOTEBOOK_SCALE=small $(TEST_ENV) $(VENV)/bin/python $(EXECUTE) $(SMALL)/notebooks/*.ipynb
+	@echo 'Executed without an error: $(NOTEBOOKS)'
+
 $(CREATED): pyproject.toml $(PINS)
 ifeq ($(PY),)
 	@echo 'No Python 3.11 or later with venv was found to start (tried $(or $(PYTHON),python3.11 python3.12 python3.13 python3)).' >&2
@@ -96,6 +121,11 @@ $(TEST_READY): $(CREATED)
 $(DOCS_READY): $(CREATED)
 	@echo 'Installing what the documentation needs (about a minute)'
 	@$(PIP) install -c $(PINS) -e '.[docs]'
+	@touch $@
+
+$(NOTEBOOKS_READY): $(CREATED)
+	@echo 'Installing what the notebooks need (about a minute)'
+	@$(PIP) install -c $(PINS) -e '.[notebooks]'
 	@touch $@
 
 # Python 3.11, for which a CPU build of the pinned torch is to be had. What the peers name and do
@@ -137,12 +167,12 @@ $(BROWSER_READY): $(TEST_READY) requirements/browser.txt
 pins:
 	rm -rf .cache/pins
 	$(PYTHON) -m venv .cache/pins
-	.cache/pins/bin/python -m pip -qq install '.[experiments,tfds,frameworks,tests,docs]' setuptools wheel
+	.cache/pins/bin/python -m pip -qq install '.[experiments,tfds,frameworks,tests,docs,notebooks]' setuptools wheel
 	{ sed -n '/^#/p' requirements/py$(PY).txt; \
 	  .cache/pins/bin/python -m pip freeze --all | grep -vE '^(pip|bayesian_active_learning)( |==)' | LC_ALL=C sort -f; \
 	} > .cache/pins/new.txt
 	mv .cache/pins/new.txt requirements/py$(PY).txt
 
 clean:
-	rm -rf .venv .venv-3* $(PEERS_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build *.egg-info
+	rm -rf .venv .venv-3* $(PEERS_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build notebooks/runs *.egg-info
 	find bayesian_active_learning experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
