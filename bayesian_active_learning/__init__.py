@@ -15,6 +15,7 @@ _SUBMODULES = (
     "data_utils",
     "experiment",
     "frozen_features",
+    "gaussian_fields",
     "history",
     "hoisting",
     "inference",

@@ -175,6 +175,41 @@ def test_flatten_keeps_the_values_and_the_identity():
     assert data_utils.flatten(flat) is flat
 
 
+def test_take_classes_renumbers_and_keeps_the_rest():
+    whole = _dataset()
+    taken = data_utils.take_classes(whole, (2, 0))
+    kept = np.flatnonzero(whole.labels != 1)
+    assert taken.num_classes == 2 and taken.name.endswith(", classes 2, 0")
+    np.testing.assert_array_equal(taken.labels, np.where(whole.labels[kept] == 2, 0, 1))
+    np.testing.assert_array_equal(taken.images[:], whole.images[kept])
+    assert taken.images.base.dtype == np.uint8 and taken.scaling == whole.scaling
+    for part in ("train_rows", "test_rows"):
+        rows, theirs = getattr(taken, part), getattr(whole, part)
+        assert rows.dtype == np.int32
+        np.testing.assert_array_equal(kept[rows], theirs[whole.labels[theirs] != 1])
+    assert taken.content_hash not in (
+        whole.content_hash,
+        data_utils.take_classes(whole, (0, 2)).content_hash,
+    )
+    scaled = data_utils.standardise(taken, taken.train_rows)
+    np.testing.assert_allclose(scaled.images[taken.train_rows].mean(), 0, atol=1e-5)
+
+
+def test_take_classes_of_another_source():
+    source = _dataset()
+    plain = source._replace(images=np.asarray(source.images[:]))
+    taken = data_utils.take_classes(plain, (0, 1))
+    np.testing.assert_array_equal(taken.images[:], plain.images[source.labels != 2])
+
+
+@pytest.mark.parametrize(
+    "classes, message", [((1,), "two classes"), ((1, 1), "each once"), ((0, 7), "of class 7")]
+)
+def test_take_classes_refusals(classes, message: str):
+    with pytest.raises(ValueError, match=message):
+        data_utils.take_classes(_dataset(), classes)
+
+
 def test_unit_norm_leaves_angles():
     features = np.random.default_rng(0).normal(2, 3, (30, 4)).astype(np.float32)
     dataset = _dataset(features)

@@ -8,6 +8,7 @@ from bayesian_active_learning.data_utils.dataset import (
     content_hash,
     flatten,
     standardise,
+    take_classes,
     unit_norm,
 )
 from bayesian_active_learning.data_utils.digits import load_digits
@@ -47,5 +48,6 @@ __all__ = [
     "prepare_tfds",
     "save_splits",
     "standardise",
+    "take_classes",
     "unit_norm",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,6 +213,48 @@ def standardise(dataset: Dataset, rows: Any) -> Dataset:
     words = f"mean {mean[0]:.6g}, std {std[0]:.6g}" if mean.size == 1 else f"{mean.size} channels"
     scaling = f"{first}; then (x - mean) / std of {len(rows)} rows ({words})"
     return dataset._replace(images=scaled, scaling=scaling)
+
+
+def take_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """The rows of some classes as a data set of its own, its labels 0, 1, ... in the order of
+    `classes`; rows keep their order among themselves. Scale afterwards, with its own rows.
+
+    The name says which classes, and the content hash is that of what was taken.
+
+    Raises:
+      ValueError: fewer than two classes, one twice, or one that has no training or no test row.
+    """
+    wanted = [int(each) for each in classes]
+    if len(wanted) < 2 or len(set(wanted)) < len(wanted):
+        raise ValueError(f"expected two classes or more, each once, got {wanted}")
+    labels = np.asarray(dataset.labels)
+    for part, rows in (("training", dataset.train_rows), ("test", dataset.test_rows)):
+        missing = sorted(set(wanted) - set(labels[rows].tolist()))
+        if missing:
+            raise ValueError(f"{dataset.name} has no {part} row of class {missing[0]}")
+    used = np.union1d(dataset.train_rows, dataset.test_rows)
+    kept = used[np.isin(labels[used], wanted)]
+    source = dataset.images
+    if isinstance(source, ScaledSource):
+        inputs = np.asarray(source.base[kept])
+        images = dataclasses.replace(source, base=inputs)
+    else:
+        inputs = np.asarray(source[kept])
+        images = ScaledSource(inputs)
+    number = np.zeros(max(wanted) + 1, np.int32)
+    number[wanted] = np.arange(len(wanted))
+    labels = number[labels[kept]]
+    train_rows = np.flatnonzero(np.isin(kept, dataset.train_rows)).astype(np.int32)
+    test_rows = np.flatnonzero(np.isin(kept, dataset.test_rows)).astype(np.int32)
+    return dataset._replace(
+        images=images,
+        labels=labels,
+        num_classes=len(wanted),
+        name=f"{dataset.name}, classes {', '.join(map(str, wanted))}",
+        content_hash=content_hash(inputs, labels, train_rows, test_rows),
+        train_rows=train_rows,
+        test_rows=test_rows,
+    )
 
 
 def flatten(dataset: Dataset) -> Dataset:
