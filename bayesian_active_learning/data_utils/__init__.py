@@ -1,5 +1,11 @@
-"""Data sets, one loader per source, and the sets of rows they are split into."""
+"""Data sets, one loader per source, the sets of rows they are split into, and changes to them."""
 
+from bayesian_active_learning.data_utils.changed import (
+    flip_labels,
+    merge_classes,
+    take_rows,
+    thin_classes,
+)
 from bayesian_active_learning.data_utils.dataset import (
     DataError,
     Dataset,
@@ -35,6 +41,7 @@ __all__ = [
     "content_hash",
     "download_idx",
     "flatten",
+    "flip_labels",
     "from_arrays",
     "load_dataset",
     "load_digits",
@@ -43,11 +50,14 @@ __all__ = [
     "load_splits",
     "load_tfds",
     "make_splits",
+    "merge_classes",
     "parse_idx",
     "pool_subset",
     "prepare_tfds",
     "save_splits",
     "standardise",
     "take_classes",
+    "take_rows",
+    "thin_classes",
     "unit_norm",
 ]

@@ -55,15 +55,15 @@ def make_splits(
       ValueError: negative sizes, a class with too few rows, more validation rows than
         there are, an empty pool, rows out of range, repeated or in both sets.
     """
-    _check_seed(seed)
+    check_seed(seed)
     labels = np.asarray(labels)
     if num_initial_per_class < 0 or num_validation < 0:
         raise ValueError(
             f"num_initial_per_class and num_validation must not be negative, "
             f"got {num_initial_per_class} and {num_validation}"
         )
-    train_rows = _check_rows("train_rows", train_rows, len(labels))
-    test_rows = _check_rows("test_rows", test_rows, len(labels))
+    train_rows = check_rows("train_rows", train_rows, len(labels))
+    test_rows = check_rows("test_rows", test_rows, len(labels))
     _check_disjoint({"train_rows": train_rows, "test_rows": test_rows})
     train_labels = labels[train_rows]
     if train_labels.size and not 0 <= train_labels.min() <= train_labels.max() < num_classes:
@@ -115,13 +115,13 @@ def pool_subset(seed: int, round: int, pool_rows: Any, size: int | None) -> np.n
     Raises:
       ValueError: a negative seed, round, size or row, or repeated rows.
     """
-    _check_seed(seed)
+    check_seed(seed)
     if round < 0 or (size is not None and size < 0):
         raise ValueError(f"round and size must not be negative, got {round} and {size}")
-    rows = _check_rows("pool_rows", pool_rows, None)
+    rows = check_rows("pool_rows", pool_rows, None)
     if not size or size >= len(rows):
         return rows
-    bits = _bits(int(rows[-1]) + 1, seed, _POOL, round)[rows]
+    bits = random_bits(int(rows[-1]) + 1, seed, _POOL, round)[rows]
     return np.sort(rows[np.argsort(bits, kind="stable")[:size]])
 
 
@@ -185,14 +185,14 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _check_splits(sets: dict[str, Any], num_rows: int, where: str) -> Splits:
     try:
-        checked = {name: _check_rows(name, rows, num_rows) for name, rows in sets.items()}
+        checked = {name: check_rows(name, rows, num_rows) for name, rows in sets.items()}
         _check_disjoint(checked)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
     return Splits(**checked)
 
 
-def _check_rows(name: str, rows: Any, num_rows: int | None) -> np.ndarray:
+def check_rows(name: str, rows: Any, num_rows: int | None) -> np.ndarray:
     """`rows` ascending as int32; ValueError unless distinct integers in 0..num_rows-1."""
     try:
         array = np.asarray(rows)
@@ -224,7 +224,8 @@ def _check_disjoint(sets: dict[str, np.ndarray]) -> None:
                 raise ValueError(f"row {shared[0]} is in both {first} and {second}")
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
+    """ValueError where it is negative."""
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
 
@@ -235,11 +236,12 @@ def _suffix(path: pathlib.Path) -> str:
     return path.suffix
 
 
-def _bits(count: int, seed: int, *stream: int) -> np.ndarray:
+def random_bits(count: int, seed: int, *stream: int) -> np.ndarray:
+    """`[count]` uint64 of one of the independent streams of a seed, for ever the same."""
     sequence = np.random.SeedSequence(seed, spawn_key=stream)
     return np.random.PCG64(sequence).random_raw(count)
 
 
 def _shuffle(rows: np.ndarray, seed: int, *stream: int) -> np.ndarray:
     """`rows` in the order of raw 64-bit draws; NumPy keeps these, unlike `permutation`."""
-    return rows[np.argsort(_bits(len(rows), seed, *stream), kind="stable")]
+    return rows[np.argsort(random_bits(len(rows), seed, *stream), kind="stable")]

@@ -22,7 +22,8 @@ DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "digits": "digit
 def dataset_label(history: History) -> str:
     """Which data the history is about, such that nothing else passes for MNIST."""
     name = str(history.config.get("identity", {}).get("dataset", ""))
-    return DATASETS.get(name, name) or "unnamed data"
+    base, comma, change = name.partition(", ")  # "mnist, 20 % wrong labels"
+    return DATASETS.get(base, base) + comma + change or "unnamed data"
 
 
 def caption(history: History) -> str:
@@ -117,7 +118,7 @@ def notice(history: History, *, baseline: str = "random", rounds: int = 10) -> s
     found = curves_by_function(history)
     fewest = min(map(len, found.values()))
     lines = []
-    if dataset_label(history) == DATASETS["digits"]:
+    if dataset_label(history).startswith(DATASETS["digits"]):
         lines.append(
             "This is digits (8x8), NOT MNIST: nothing here says anything about MNIST or the paper."
         )
