@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from bayesian_active_learning import history as history_
 from bayesian_active_learning import oracle, providers
 from bayesian_active_learning.acquisition_functions import check_samples, make_strategy
@@ -31,6 +33,7 @@ from bayesian_active_learning.protocol import (
 from bayesian_active_learning.rounds import (
     PARAMETERS,
     Context,
+    Network,
     RunError,
     initial_in_logs,
     labelled_capacity,
@@ -38,6 +41,7 @@ from bayesian_active_learning.rounds import (
     pool_capacity,
     run_cell,
 )
+from bayesian_active_learning.rounds import refit as refit_rounds
 from bayesian_active_learning.types import Strategy
 from bayesian_active_learning.utils import check_positive
 
@@ -45,12 +49,14 @@ __all__ = [
     "PARAMETERS",
     "Config",
     "Keys",
+    "Network",
     "Progress",
     "RunError",
     "check_config",
     "identity",
     "network",
     "random_labelled",
+    "refit",
     "round_keys",
     "run",
     "same_settings",
@@ -187,6 +193,60 @@ def run(
     if directory is not None:
         return history_.read_history(directory)
     return history_.History({"identity": identity(config, dataset, splits)}, curves)
+
+
+def refit(
+    config: Config,
+    dataset: Dataset,
+    curve: history_.Curve,
+    seed: int,
+    *,
+    labels: int,
+    label_oracle: oracle.Oracle | None = None,
+    splits: Splits | None = None,
+) -> Network:
+    """The network that a run had at a number of labels, fitted once more from its keys.
+
+    To look into a run of which only the history is left: what the network predicted, what
+    it was unsure of, where its features put what was then asked for. The same bytes where a
+    run would give the same bytes, see `run`. Nothing is written.
+
+    Args:
+      config: of the run.
+      dataset: of the run, scaled as there.
+      curve: the cell, for example `history.cells["bald", 0]`.
+      seed: of the cell.
+      labels: one of `curve.labels`.
+      label_oracle: as for `run`; asked for the labelled rows again.
+      splits: as for `run`.
+
+    Returns:
+      `Network`, whose `posterior` goes to `inference` and whose `variables` are parameters.
+
+    Raises:
+      ValueError: a label count at which the curve has no round.
+      RunError: training diverged.
+    """
+    check_config(config)
+    counts = curve.labels.tolist()
+    if labels not in counts:
+        raise ValueError(f"no round at {labels} labels; there is {', '.join(map(str, counts))}")
+    if splits is None:
+        chosen = None if config.initial == "balanced" else curve.initial_rows
+        splits = seed_splits(config, dataset, seed, initial=chosen)
+    context = Context(
+        config,
+        dataset,
+        *network(config, dataset),
+        label_oracle or oracle.dataset_oracle(dataset.labels),
+        counts[-1],
+        False,
+    )
+    rows, rounds = curve.initial_rows, []
+    for asked in curve.rows[: counts.index(labels) + 1]:
+        rounds.append((rows, np.asarray(context.oracle(rows), np.int32)))
+        rows = np.concatenate([rows, asked])
+    return refit_rounds(context, seed, splits, rounds)
 
 
 def _num_rounds(config: Config, splits: Splits, budget: int) -> int:

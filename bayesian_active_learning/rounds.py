@@ -24,7 +24,7 @@ from bayesian_active_learning import (
     providers,
     training,
 )
-from bayesian_active_learning.acquisition_functions import acquire, select_batch
+from bayesian_active_learning.acquisition_functions import acquire, make_strategy, select_batch
 from bayesian_active_learning.data_utils import Dataset, Splits, pool_subset
 from bayesian_active_learning.protocol import Config, Keys, round_keys
 from bayesian_active_learning.types import Model, Selection, Strategy, Variables
@@ -189,6 +189,40 @@ def run_cell(
         state = oracle.tell(state, query.id, query.rows, answers)
         log.record(oracle.labels_event(number, query.id, query.rows, answers))
         number += 1
+
+
+def refit(
+    context: Context, seed: int, splits: Splits, rounds: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> Network:
+    """The network of the last of `rounds` as its run fitted it, from the seed's keys.
+
+    Args:
+      rounds: (rows, labels) of each round from 0 on, in the order told; none but the last
+        is fitted unless the run has warm starts.
+
+    Raises:
+      RunError: training diverged.
+    """
+    dataset = context.dataset
+    validation = splits.validation
+    cell = _Cell(
+        context,
+        "refit",
+        make_strategy("random"),  # nothing is chosen
+        seed,
+        splits,
+        (np.asarray(dataset.images[validation]), np.asarray(dataset.labels)[validation]),
+        pool_capacity(context.config, splits),
+    )
+    first = 0 if context.config.warm_start else len(rounds) - 1
+    variables: Variables | None = None
+    for number in range(first, len(rounds)):
+        rows, labels = rounds[number]
+        where = f"seed {seed}, round {number}, {len(rows)} labels (made again)"
+        now = _Now(number, round_keys(seed, number), rows, labels, where)
+        network = _fit_round(cell, now, variables, MemoryLog())
+        variables = network.variables if context.config.warm_start else None
+    return network
 
 
 def pool_capacity(config: Config, splits: Splits) -> int:

@@ -44,7 +44,8 @@ def take_rows(
         strange = np.setdiff1d(found[which], known)
         if len(strange):
             raise ValueError(f"row {strange[0]} is not among the {which} of {dataset.name}")
-    return _changed(dataset._replace(**found), name)
+    rows = dataset._replace(train_rows=found["train_rows"], test_rows=found["test_rows"])
+    return _changed(rows, name)
 
 
 def thin_classes(dataset: Dataset, shares: Mapping[int, float], *, seed: int = 0) -> Dataset:
