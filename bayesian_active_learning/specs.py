@@ -23,26 +23,32 @@ def make(spec: str, table: Mapping[str, Any], what: str) -> Any:
       ValueError: an unknown name or option (the known ones are listed), a malformed,
         repeated or missing option, or a value of the wrong type.
     """
-    name, colon, text = spec.partition(":")
+    name = spec.partition(":")[0]
     check_one_of(what, name, table)
     maker = table[name].make
-    options = defaults(maker)
+    return _make(maker, tuple(options(spec, maker).items()))
+
+
+def options(spec: str, maker: Callable[..., Any]) -> dict[str, Any]:
+    """All options of `maker`, those that `spec` names with its values. Raises as `make` does."""
+    name, colon, text = spec.partition(":")
+    found = defaults(maker)
     given: set[str] = set()
     for item in text.split(",") if colon else []:
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value):
             raise ValueError(f"cannot read {spec!r}: expected {name} or {name}:key=value,key=value")
-        if not options:
+        if not found:
             raise ValueError(f"unknown option {key!r} of {name!r}; it has none")
-        check_one_of(f"option of {name!r}:", key, options)
+        check_one_of(f"option of {name!r}:", key, found)
         if key in given:
             raise ValueError(f"option {key!r} of {name!r} is given twice in {spec!r}")
         given.add(key)
-        options[key] = _read(f"option {key!r} of {name!r}", value, options[key])
-    missing = [key for key, value in options.items() if value is inspect.Parameter.empty]
+        found[key] = _read(f"option {key!r} of {name!r}", value, found[key])
+    missing = [key for key, value in found.items() if value is inspect.Parameter.empty]
     if missing:
         raise ValueError(f"{name!r} needs {', '.join(f'{key}=...' for key in missing)}")
-    return _make(maker, tuple(options.items()))
+    return found
 
 
 def defaults(maker: Callable[..., Any]) -> dict[str, Any]:

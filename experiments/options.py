@@ -144,8 +144,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--dataset",
         metavar="NAME",
-        help="mnist, fashion_mnist, digits or npz:PATH (default: mnist if it can be had at once, "
-        "else digits)",
+        help="mnist, fashion_mnist, digits or npz:PATH; repeated_, curated_, unbalanced_ or "
+        "redundant_ before one of the first three changes the pool, with options as in "
+        "repeated_mnist:copies=4 (default: mnist if it can be had at once, else digits)",
     )
     add(
         "--data-dir",

@@ -22,6 +22,15 @@ from bayesian_active_learning.data_utils.download import download_idx
 from bayesian_active_learning.data_utils.idx import load_idx, parse_idx
 from bayesian_active_learning.data_utils.load import DATASETS, load_dataset
 from bayesian_active_learning.data_utils.npz import from_arrays, load_npz
+from bayesian_active_learning.data_utils.pools import (
+    POOLS,
+    NoisyCopies,
+    curated,
+    redundant,
+    repeated,
+    thinned,
+    unbalanced,
+)
 from bayesian_active_learning.data_utils.splits import (
     Splits,
     load_splits,
@@ -33,11 +42,18 @@ from bayesian_active_learning.data_utils.tfds import load_tfds, prepare_tfds
 
 __all__ = [
     "DATASETS",
+    "POOLS",
     "DataError",
     "Dataset",
+    "NoisyCopies",
     "ScaledSource",
     "Splits",
     "canonical_order",
+    "curated",
+    "redundant",
+    "repeated",
+    "thinned",
+    "unbalanced",
     "content_hash",
     "download_idx",
     "flatten",

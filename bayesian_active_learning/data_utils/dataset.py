@@ -205,7 +205,7 @@ def standardise(dataset: Dataset, rows: Any) -> Dataset:
             f"rows must lie in 0..{len(source) - 1}, got {int(rows[0])}..{int(rows[-1])}"
         )
     plain = ScaledSource(source.base, source.divisor)
-    mean, variance = _moments(plain, rows)
+    mean, variance = moments(plain, rows)
     std = np.sqrt(variance)
     std[std == 0] = 1.0
     scaled = dataclasses.replace(plain, mean=mean.astype(np.float32), std=std.astype(np.float32))
@@ -302,7 +302,7 @@ def unit_norm(dataset: Dataset, rows: Any) -> Dataset:
     return dataset._replace(images=dataclasses.replace(source, std=std), scaling=scaling)
 
 
-def _moments(source: ScaledSource, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(source: ScaledSource, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance `[C]` over all axes but the last, in float64, in two passes."""
     channels = source.shape[-1]
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]

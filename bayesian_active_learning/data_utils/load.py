@@ -6,6 +6,7 @@ import pathlib
 import textwrap
 from collections.abc import Callable
 
+from bayesian_active_learning import specs
 from bayesian_active_learning.data_utils.dataset import DataError, Dataset
 from bayesian_active_learning.data_utils.digits import load_digits
 from bayesian_active_learning.data_utils.download import BASE_URLS, cache_folder, download_idx
@@ -17,6 +18,7 @@ from bayesian_active_learning.data_utils.idx import (
     load_idx,
 )
 from bayesian_active_learning.data_utils.npz import load_npz
+from bayesian_active_learning.data_utils.pools import POOLS
 from bayesian_active_learning.data_utils.tfds import (
     default_tfds_dir,
     find_prepared,
@@ -24,7 +26,7 @@ from bayesian_active_learning.data_utils.tfds import (
     read_prepared,
 )
 
-DATASETS = ("mnist", "fashion_mnist", "digits", "npz:PATH")
+DATASETS = ("mnist", "fashion_mnist", "digits", "npz:PATH", *(f"{pool}_NAME" for pool in POOLS))
 
 DEFAULT_DEADLINE = 20.0  # seconds of download when nobody asked for this data set
 ASKED_DEADLINE = 300.0  # seconds of download when somebody did
@@ -53,7 +55,8 @@ def load_dataset(
 
     Args:
       name: "mnist", "fashion_mnist", "digits" or "npz:PATH". None takes MNIST if it can
-        be had within seconds, and otherwise digits, saying so loudly.
+        be had within seconds, and otherwise digits, saying so loudly. "repeated_mnist",
+        "unbalanced_mnist:keep=0.05" and so on change the pool of what they name, see `POOLS`.
       data_dir: see above.
       notify: is called with text that a person should see.
       base_url: a mirror to download from.
@@ -65,6 +68,11 @@ def load_dataset(
     if name is not None and name.startswith("npz:"):
         _mention_unused(name, data_dir, notify)
         return load_npz(name.removeprefix("npz:"))
+    pool, _, base = (name or "").partition(":")[0].partition("_")
+    if name is not None and pool in POOLS:
+        settings = specs.options(name, POOLS[pool])
+        loaded = load_dataset(base, data_dir, notify=notify, base_url=base_url)
+        return POOLS[pool](loaded, **settings)._replace(name=name)
     if name == "digits":
         _mention_unused(name, data_dir, notify)
         return load_digits()

@@ -1,0 +1,254 @@
+"""Pools that are not as tidy as a benchmark's: repeated, unbalanced, redundant.
+
+Each takes a data set and gives one whose rows mean the same examples, so that labelled
+rows, pictures and index sets can be compared; only copies are added, at the end.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bayesian_active_learning.data_utils.dataset import Dataset, ScaledSource, moments
+from bayesian_active_learning.types import Source
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoisyCopies:
+    """Inputs with Gaussian noise of their own for each row, drawn where they are read.
+
+    `source[rows]` is float32: `base[original[rows]] + amount[rows] * noise`, where `noise` is
+    standard normal and a function of (seed, row) alone: no copy takes memory.
+    """
+
+    base: Source  # [M, H, W, C] or [M, D]
+    original: np.ndarray  # [N], rows of base
+    amount: np.ndarray  # [N] float32, in units of base; 0 leaves a row as it is
+    seed: int
+    spread: np.ndarray  # [C] float32, the noise of a channel is amount * spread
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.original), *self.base.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        rows = np.arange(len(self.original))[rows]  # negative ones and slices, as NumPy has them
+        values = np.array(self.base[self.original[rows]], dtype=np.float32)
+        noisy = np.flatnonzero(self.amount[rows]) if rows.ndim else np.arange(1)
+        chosen = np.atleast_1d(rows)[noisy]
+        drawn = _normals(self.seed, chosen, int(np.prod(self.shape[1:])))
+        drawn = drawn.reshape(len(chosen), *self.shape[1:]) * self.spread
+        amount = self.amount[chosen].reshape(-1, *[1] * (len(self.shape) - 1))
+        if rows.ndim:
+            values[noisy] += amount * drawn
+        else:
+            values += (amount * drawn)[0]
+        return values
+
+
+def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: int = 0) -> Dataset:
+    """Each training row `copies` times, each copy with noise of its own: Repeated MNIST.
+
+    Kirsch, van Amersfoort & Gal, "BatchBALD" (2019), section 4.2: a batch of the highest
+    scores is a batch of copies. Their noise is 0.1 after inputs were normalised; so is this
+    one, before: in deviations of each channel over the training rows. Test rows stay clean.
+
+    Rows 0..N-1 are the examples that they were; the copies follow, N + (c - 1) T + i the c-th
+    copy of the i-th of T training rows.
+
+    Raises:
+      ValueError: fewer than one copy, negative or infinite noise, a negative seed, or inputs
+        that are not a `ScaledSource`.
+    """
+    if copies < 1:
+        raise ValueError(f"copies must be at least 1, got {copies}")
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise must be 0 or above and finite, got {noise}")
+    _check_seed(seed)
+    source = dataset.images
+    if not isinstance(source, ScaledSource):
+        raise ValueError(
+            f"repeated needs a dataset whose images are a ScaledSource, got "
+            f"{type(source).__name__}; wrap the array: ScaledSource(array)"
+        )
+    if source.mean is not None:
+        raise ValueError("repeat a data set first and standardise it then")
+    train = dataset.train_rows
+    count = len(dataset.labels)
+    original = np.concatenate([np.arange(count), *[train] * (copies - 1)])
+    amount = np.full(len(original), noise, np.float32)
+    amount[:count] = 0
+    amount[train] = noise
+    _, variance = moments(ScaledSource(source.base), train)
+    base = NoisyCopies(source.base, original, amount, seed, np.sqrt(variance).astype(np.float32))
+    added = np.arange(count, len(original), dtype=np.int32)
+    return _changed(
+        dataset,
+        "repeated",
+        {"copies": copies, "noise": noise, "seed": seed},
+        images=dataclasses.replace(source, base=base),
+        labels=dataset.labels[original],
+        train_rows=np.concatenate([train, added]),
+    )
+
+
+def thinned(dataset: Dataset, counts: Mapping[int, int], /, *, seed: int = 0) -> Dataset:
+    """At most `counts[class]` training rows of the classes named there, drawn by seed.
+
+    A larger count keeps the rows of a smaller one. Classes that are not named keep all.
+
+    Raises:
+      ValueError: a class that does not exist, a negative count or seed, or no row left.
+    """
+    _check_seed(seed)
+    for label, count in counts.items():
+        if not 0 <= label < dataset.num_classes:
+            raise ValueError(f"classes lie in 0..{dataset.num_classes - 1}, got {label}")
+        if count < 0:
+            raise ValueError(f"a class cannot keep {count} rows")
+    rows = _thin(dataset, counts, seed)
+    if not len(rows):
+        raise ValueError("no training row is left")
+    settings = {f"class_{label}": counts[label] for label in sorted(counts)}
+    return _changed(dataset, "thinned", {**settings, "seed": seed}, train_rows=rows)
+
+
+def curated(dataset: Dataset, /, *, per_class: int = 4000, seed: int = 0) -> Dataset:
+    """The same number of training rows of every class: `per_class`, or as many as the rarest
+    has. Bickford Smith et al., "Prediction-oriented Bayesian active learning" (2023), sec. 6."""
+    per_class = _per_class(dataset, per_class)
+    counts = dict.fromkeys(range(dataset.num_classes), per_class)
+    settings = {"per_class": per_class, "seed": seed}
+    return _changed(dataset, "curated", settings, train_rows=_thin(dataset, counts, seed))
+
+
+def unbalanced(
+    dataset: Dataset,
+    /,
+    *,
+    per_class: int = 4000,
+    num_rare: int = 5,
+    keep: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """A curated pool with only the fraction `keep` of the first `num_rare` classes, while
+    test rows stay as they are: Unbalanced MNIST of Bickford Smith et al. (2023), section 6,
+    with 400 rows of classes 0 to 4 and 4,000 of the others.
+
+    Raises:
+      ValueError: `num_rare` not within 0..num_classes, or `keep` not within [0, 1].
+    """
+    if not 0 <= num_rare <= dataset.num_classes:
+        raise ValueError(f"num_rare must lie in 0..{dataset.num_classes}, got {num_rare}")
+    if not 0 <= keep <= 1:
+        raise ValueError(f"keep must lie in [0, 1], got {keep}")
+    per_class = _per_class(dataset, per_class)
+    counts = dict.fromkeys(range(dataset.num_classes), per_class)
+    counts |= dict.fromkeys(range(num_rare), round(keep * per_class))
+    settings = {"per_class": per_class, "num_rare": num_rare, "keep": keep, "seed": seed}
+    return _changed(dataset, "unbalanced", settings, train_rows=_thin(dataset, counts, seed))
+
+
+def redundant(
+    dataset: Dataset,
+    /,
+    *,
+    first: int = 1,
+    second: int = 7,
+    per_class: int = 4000,
+    seed: int = 0,
+) -> Dataset:
+    """Two classes to be told apart, in a pool of which the rest does not matter: Redundant
+    MNIST of Bickford Smith et al. (2023), section 6.
+
+    Class `first` becomes 0, `second` 1, and all others together 2; the pool is curated before.
+    Test rows are those of the two classes alone.
+
+    Raises:
+      ValueError: the two classes are the same or do not exist.
+    """
+    if first == second or not {first, second} <= set(range(dataset.num_classes)):
+        raise ValueError(
+            f"first and second must be two of the classes 0..{dataset.num_classes - 1}, "
+            f"got {first} and {second}"
+        )
+    per_class = _per_class(dataset, per_class)
+    counts = dict.fromkeys(range(dataset.num_classes), per_class)
+    labels = np.full(len(dataset.labels), 2, np.int32)
+    labels[dataset.labels == first] = 0
+    labels[dataset.labels == second] = 1
+    return _changed(
+        dataset,
+        "redundant",
+        {"first": first, "second": second, "per_class": per_class, "seed": seed},
+        labels=labels,
+        num_classes=3,
+        train_rows=_thin(dataset, counts, seed),
+        test_rows=dataset.test_rows[labels[dataset.test_rows] < 2],
+    )
+
+
+POOLS: dict[str, Callable[..., Dataset]] = {
+    "repeated": repeated,
+    "curated": curated,
+    "unbalanced": unbalanced,
+    "redundant": redundant,
+}
+"""By the first word of a data set's name, as in repeated_mnist; all options have defaults."""
+
+
+def _changed(dataset: Dataset, name: str, settings: Mapping[str, Any], **fields: Any) -> Dataset:
+    """`dataset` with other fields, a name that says so, and a hash of where it comes from."""
+    words = ", ".join(f"{key}={value}" for key, value in settings.items())
+    digest = hashlib.sha256(f"{dataset.content_hash} {name}({words})".encode()).hexdigest()
+    return dataset._replace(
+        **fields,
+        name=f"{name}_{dataset.name}",
+        content_hash=digest,
+        scaling=f"{name}({words}) of {dataset.scaling}",
+    )
+
+
+def _per_class(dataset: Dataset, wanted: int) -> int:
+    if wanted < 1:
+        raise ValueError(f"per_class must be at least 1, got {wanted}")
+    labels = dataset.labels[dataset.train_rows]
+    return min(wanted, *np.bincount(labels, minlength=dataset.num_classes).tolist())
+
+
+def _thin(dataset: Dataset, counts: Mapping[int, int], seed: int) -> np.ndarray:
+    """Ascending training rows, of each class the first `counts[class]` in an order by seed."""
+    _check_seed(seed)
+    rows = dataset.train_rows
+    order = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(len(rows))
+    rows = rows[np.argsort(order, kind="stable")]
+    labels = dataset.labels[rows]
+    kept = [rows[labels == k][: counts.get(k)] for k in range(dataset.num_classes)]
+    return np.sort(np.concatenate(kept)).astype(np.int32)
+
+
+def _normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
+    """`[len(rows), size]` float32 standard normals of (seed, row), by Box & Muller (1958) from
+    raw bits, which NumPy keeps where its own normals may change."""
+    half = -(-size // 2)
+    bits = np.empty((len(rows), half), np.uint64)
+    for bit_row, row in zip(bits, rows):
+        bit_row[:] = np.random.Philox(key=seed, counter=[0, 0, int(row), 0]).random_raw(half)
+    # 0 < uniform <= 1, from the upper 32 bits; the angle from the lower ones.
+    uniform = ((bits >> np.uint64(32)).astype(np.float64) + 1) * 2.0**-32
+    length = np.sqrt(-2 * np.log(uniform)).astype(np.float32)
+    angle = ((bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi * 2.0**-32)).astype(
+        np.float32
+    )
+    return np.concatenate([length * np.cos(angle), length * np.sin(angle)], axis=1)[:, :size]
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"a seed must not be negative, got {seed}")
