@@ -107,8 +107,8 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
 
 
 def _trusted_command(options: argparse.Namespace, acquisitions: Sequence[str]) -> str:
-    """The paper's protocol with enough seeds, for the same functions and data, and with the
-    other settings that were given."""
+    """The protocol of a paper with enough seeds, for the same functions and data, and with
+    the other settings that were given."""
     own = os.path.join(".venv", "bin", "python")
     same = []
     for name, value in given_settings(options).items():
@@ -117,7 +117,10 @@ def _trusted_command(options: argparse.Namespace, acquisitions: Sequence[str]) -
             same.append(flag if value else f"--no-{name.replace('_', '-')}")
         else:
             same += [flag, str(value)]
-    words = f"-m experiments.mnist_bald --preset paper --seeds {TRUSTED_SEEDS} --labels 400".split()
+    preset = "paper" if options.preset == "quick" else options.preset
+    labels = 400 if preset == "paper" else PRESETS[preset].labels
+    words = ["-m", "experiments.mnist_bald", "--preset", preset]
+    words += ["--seeds", str(TRUSTED_SEEDS), "--labels", str(labels)]
     python = own if os.path.exists(own) else "python"
     return shlex.join([python, *words, "--acquisition", *acquisitions, *same])
 

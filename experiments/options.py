@@ -38,6 +38,26 @@ PRESETS = {
         {},
         {},
     ),
+    # Kirsch, van Amersfoort & Gal (2019), section 4.1 and their code: an "epoch" is 5,056
+    # examples, 79 steps. Theirs scores the whole pool: --pool-size 0.
+    "batchbald": Preset(
+        "the protocol and network of BatchBALD: BatchBALD, BALD and random, six seeds, 20 to "
+        "300 labels: hours on a CPU",
+        ("batch_bald", "bald", "random"),
+        (0, 1, 2, 3, 4, 5),
+        300,
+        {"model": "batchbald_convnet", "num_validation": 1024, "learning_rate": 1e-3},
+        {
+            "batch_size": 64,
+            "min_steps": 30 * 79,
+            "epochs": 0,
+            "schedule": "constant",
+            "decay_coverage": "none",
+            "monitor": "accuracy",
+            "patience": 3,
+            "check_every": 79,
+        },
+    ),
 }
 
 # option -> (default, help). The defaults stand here too, since `--help` imports nothing heavy;
@@ -49,7 +69,10 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "pool_size": (2000, "random subset of the pool scored each round; 0 = the whole pool"),
     "num_initial_per_class": (2, "size of the balanced initial set, per class"),
     "num_validation": (100, "validation rows, whose labels are not counted in the budget"),
-    "model": ("convnet", "network: convnet (the paper's), mlp or linear"),
+    "model": (
+        "convnet",
+        "network: convnet (the paper's), batchbald_convnet (BatchBALD's), mlp or linear",
+    ),
     "posterior": (
         "mc_dropout",
         "what gives K networks: mc_dropout, ensemble, laplace, swag or deterministic",
@@ -191,9 +214,12 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def _help(name: str, default: Any, text: str) -> str:
     """The text with the default, and the presets' where they differ."""
     values = {key: (preset.settings | preset.fit).get(name) for key, preset in PRESETS.items()}
-    other = "".join(f", {key}: {value:g}" for key, value in values.items() if value is not None)
-    shown = f"{default:g}" if isinstance(default, int | float) else default
-    return f"{text} (default: {shown}{other})"
+    other = "".join(f", {key}: {_shown(x)}" for key, x in values.items() if x is not None)
+    return f"{text} (default: {_shown(default)}{other})"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _flag(name: str) -> str:

@@ -124,7 +124,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"strategies": {"bald": NEEDY._replace(needs=frozenset({"scores"}))}},
         "bald needs scores, but has no score function",
     ),
-    ({"model": "resnet"}, "unknown model 'resnet'; known: convnet, linear, mlp"),
+    ({"model": "resnet"}, "unknown model 'resnet'; known: batchbald_convnet, convnet, linear, mlp"),
     ({"posterior": "vogue"}, "unknown posterior 'vogue'; known: mc_dropout, deterministic, "),
     ({"posterior": "ensemble:members=1"}, "an ensemble needs at least 2 members, got 1"),
     ({"initial": "bald"}, "the initial set cannot be chosen by 'bald': it needs scores"),

@@ -160,6 +160,29 @@ def test_the_loop_over_samples_holds_no_convolution(batch: int):
     assert counts["dot_general"] == 2  # the dense layers
 
 
+def test_the_loop_over_samples_holds_one_of_two_convolutions_when_channels_drop():
+    model = models.batchbald_convnet(10)
+    x = jnp.zeros((70, 16, 16, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    keys = jax.random.split(jax.random.key(0), 50)
+
+    def network(key, variables, x):
+        return model.apply(variables, key, x, mode="sample")[0].logits
+
+    program = jax.make_jaxpr(lambda k, v, x: map_draws(network, k, v, x))(keys, variables, x)
+    (loop,) = (
+        equation
+        for equation in program.jaxpr.eqns
+        if equation.primitive.name == "scan" and equation.params["length"] == 50
+    )
+    shapes = {
+        equation.invars[1].aval.shape
+        for equation in equations(loop.params["jaxpr"].jaxpr)
+        if equation.primitive.name == "conv_general_dilated"
+    }
+    assert shapes == {(5, 5, 32, 64)}
+
+
 def test_memory_holds_the_activations_of_one_sample():
     def function(draw: jax.Array, x: jax.Array) -> jax.Array:
         return log_mean_exp(jnp.sin(x * draw), axis=0)

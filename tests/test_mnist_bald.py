@@ -7,9 +7,10 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from bayesian_active_learning import data_utils, experiment
+from bayesian_active_learning import data_utils, experiment, history
 from bayesian_active_learning.acquisition_functions import STRATEGIES, make_strategy
 from bayesian_active_learning.history import labels_to_threshold, load_history, read_events
 from experiments import mnist_bald, options
@@ -262,7 +263,10 @@ def test_weight_decay_auto_reports_the_search(tmp_path, capsys, monkeypatch):
         (["--num-validation", "5000"], "num_validation asks for 5000 rows"),
         (["--seeds", "0"], "at least one seed is needed"),
         (["--seeds", "1", "1"], "a seed is given twice: 1, 1"),
-        (["--model", "resnet"], "unknown model 'resnet'; known: convnet, linear, mlp"),
+        (
+            ["--model", "resnet"],
+            "unknown model 'resnet'; known: batchbald_convnet, convnet, linear, mlp",
+        ),
         (["--monitor", "loss"], "unknown monitor 'loss'; known: none, nll, accuracy"),
         (["--weight-decay", "lots"], "expects a number or \"auto\", got 'lots'"),
         (
@@ -330,6 +334,25 @@ def test_few_seeds_are_told_a_command_that_can_be_typed(run, capsys):
     typed = parser().parse_args(words)
     assert (typed.preset, typed.seeds, typed.acquisition) == ("paper", ["5"], ["bald", "random"])
     assert typed.dataset == "digits"
+
+
+def test_batchbalds_protocol_runs_with_its_network(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=np.arange(60) % 2)
+    own = ["--num-validation", "6", "--min-steps", "4", "--check-every", "2", "--labels", "6"]
+    own += ["--acquisition-size", "2", "--num-samples", "3", "--num-test-samples", "2"]
+    own += ["--dataset", f"npz:{tmp_path / 'data.npz'}", "--seeds", "0-0"]
+    directory = tmp_path / "run"
+    assert mnist_bald.main(["--preset", "batchbald", "--output-dir", str(directory), *own]) == 0
+    found = history.read_history(directory)
+    assert {name for name, _ in found.cells} == {"batch_bald", "bald", "random"}
+    assert all(curve.labels.tolist() == [4, 6] for curve in found.cells.values())
+    facts = found.config["identity"]
+    assert (facts["model"], facts["learning_rate"]) == ("batchbald_convnet", 1e-3)
+    assert (facts["fit"]["batch_size"], facts["fit"]["monitor"]) == (64, "accuracy")
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if line.startswith("To conclude something"))
+    assert "--preset batchbald --seeds 5 --labels 300" in line
 
 
 def test_two_index_files_are_two_runs(tmp_path, monkeypatch):

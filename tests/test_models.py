@@ -211,6 +211,71 @@ def test_convnet_drops_a_quarter_and_then_a_half(mode: str):
             assert np.abs(share - (1 - rate)).max() < 5 * np.sqrt(rate * (1 - rate) / count)
 
 
+# BatchBALD's network.
+
+
+def test_batchbald_convnet_has_its_shapes():
+    inputs = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
+    variables = jax.eval_shape(models.batchbald_convnet(10).init, KEY, inputs)
+    shapes = {
+        f"{module}.{name}": leaf.shape
+        for module, leaves in variables.params.items()
+        for name, leaf in leaves.items()
+    }
+    assert shapes == {
+        "conv_1.w": (5, 5, 1, 32),
+        "conv_1.b": (32,),
+        "conv_2.w": (5, 5, 32, 64),
+        "conv_2.b": (64,),
+        "dense_1.w": (1024, 128),
+        "dense_1.b": (128,),
+        "dense_2.w": (128, 10),
+        "dense_2.b": (10,),
+    }
+    assert sum(np.prod(shape) for shape in shapes.values()) == 184_586
+
+
+@pytest.mark.parametrize("mode", ["mean", "sample", "train"])
+def test_batchbald_convnet_is_the_published_order_of_layers(mode: str):
+    """Dropout straight after each convolution, then pooling, then ReLU, in textbook form."""
+    model = models.batchbald_convnet(3)
+    inputs, variables = images(3, shape=(16, 17, 2)), fresh(model, 1, 16, 17, 2)
+
+    def textbook(inputs: jax.Array) -> jax.Array:
+        def dropped(values: jax.Array) -> jax.Array:
+            if mode == "mean":
+                return values
+            axes = {1, 2} if values.ndim == 4 else set()
+            shape = [1 if axis in axes else size for axis, size in enumerate(values.shape)]
+            shape[0] = len(inputs) if mode == "train" else 1
+            if values.ndim == 2 and mode == "sample":
+                shape = [values.shape[1], 1]  # DropoutLinear draws for rows of its weights
+            mask = hk.dropout(hk.next_rng_key(), 0.5, jnp.ones(shape))
+            return values * (mask.reshape(1, -1) if shape[-1] == 1 else mask)
+
+        for layer in ("conv_1", "conv_2"):
+            w, b = (variables.params[layer][name] for name in "wb")
+            inputs = lax.conv_general_dilated(
+                inputs, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            inputs = dropped(inputs + b)
+            inputs = lax.reduce_window(
+                inputs, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+            )
+            inputs = jax.nn.relu(inputs)
+        w, b = (variables.params["dense_1"][name] for name in "wb")
+        inputs = dropped(jax.nn.relu(inputs.reshape(len(inputs), -1) @ w + b))
+        w, b = (variables.params["dense_2"][name] for name in "wb")
+        return inputs @ w + b
+
+    expected = jax.jit(hk.transform(textbook).apply)
+    for key in jax.random.split(KEY, 3):
+        found = logits(model, variables, key, inputs, mode)
+        np.testing.assert_allclose(found, expected({}, key, inputs), rtol=1e-4, atol=1e-5)
+    if mode != "mean":
+        assert np.abs(found - logits(model, variables, KEY, inputs, mode)).max() > 1e-2
+
+
 def test_mlp_drops_before_all_but_the_first_layer():
     model = models.mlp(3, hidden_sizes=(5, 6), rate=0.0)
     inputs = images(2)
@@ -351,6 +416,11 @@ def convnet_on(*shape: int) -> None:
         (lambda: convnet_on(2, 28, 28), r"convnet expects images \[B, H, W, C\] .*\(2, 28, 28\)"),
         (lambda: convnet_on(2, 64), r"for feature vectors \[B, D\] use mlp"),
         (lambda: convnet_on(2, 7, 28, 1), r"at least 8x8, got \(2, 7, 28, 1\)"),
+        (
+            lambda: models.batchbald_convnet(3).init(KEY, images(2)),
+            r"batchbald_convnet expects images \[B, H, W, C\] of at least 16x16, got \(2, 8",
+        ),
+        (lambda: models.batchbald_convnet(0), "num_classes must be positive, got 0"),
         (lambda: models.convnet(0), "num_classes must be positive, got 0"),
         (lambda: models.mlp(-1), "num_classes must be positive, got -1"),
         (lambda: models.mlp(3, rate=1.0), r"rate must lie in \[0, 1\), got 1.0"),

@@ -10,6 +10,7 @@ from bayesian_active_learning.models.layers import (
 from bayesian_active_learning.models.networks import (
     MODELS,
     WITHOUT_DROPOUT,
+    batchbald_convnet,
     convnet,
     from_haiku,
     linear,
@@ -22,6 +23,7 @@ __all__ = [
     "WITHOUT_DROPOUT",
     "ConvolutionParameters",
     "DropoutLinear",
+    "batchbald_convnet",
     "convnet",
     "convolution",
     "from_haiku",

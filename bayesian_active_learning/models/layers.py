@@ -98,6 +98,19 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
     return apply
 
 
+def channel_mask(rate: float, inputs: Array, mode: str) -> Array:
+    """Dropout of whole channels: what to multiply `[B, H, W, C]` by, `[B, 1, 1, C]` in mode
+    "train" and `[1, 1, 1, C]`, one mask for all examples, in mode "sample".
+
+    Tompson et al. (2015), "Efficient object localization using convolutional networks".
+    """
+    if mode == "mean" or not rate:
+        return jnp.ones((1, 1, 1, inputs.shape[-1]), inputs.dtype)
+    examples = inputs.shape[0] if mode == "train" else 1
+    ones = jnp.ones((examples, 1, 1, inputs.shape[-1]), inputs.dtype)
+    return hk.dropout(hk.next_rng_key(), rate, ones)
+
+
 class DropoutLinear(hk.Module):
     """Dropout on the inputs of a dense layer, then the layer: parameters `w` and `b`.
 

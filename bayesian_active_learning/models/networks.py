@@ -10,6 +10,7 @@ from bayesian_active_learning.models.layers import (
     MODES,
     ConvolutionParameters,
     DropoutLinear,
+    channel_mask,
     convolution,
     in_small_batches,
     max_pool_2x2,
@@ -72,6 +73,40 @@ def convnet(num_classes: int = 10) -> Model:
     return from_haiku(forward)
 
 
+def _block(images: Array, kernel: Array, bias: Array) -> Array:
+    return max_pool_2x2(jax.nn.relu(convolution(images, kernel) + bias))
+
+
+def batchbald_convnet(num_classes: int = 10) -> Model:
+    """The network of Kirsch, van Amersfoort & Gal, "BatchBALD" (2019), section 4.1.
+
+    conv 32 5x5 VALID - channel dropout 0.5 - max-pool 2x2 - ReLU - conv 64 5x5 VALID - channel
+    dropout 0.5 - max-pool 2x2 - ReLU - dense 128 - ReLU - dropout 0.5 - dense C. On 28x28x1
+    images with ten classes it has 184,586 parameters. Takes images `[B, H, W, C]` of at least
+    16x16. Its weights begin as those of the other networks here do, by Glorot & Bengio.
+    """
+    check_positive(num_classes=num_classes)
+
+    def forward(images: Array, mode: str) -> Outputs:
+        if images.ndim != 4 or min(images.shape[1:3]) < 16:
+            raise ValueError(
+                f"batchbald_convnet expects images [B, H, W, C] of at least 16x16, got "
+                f"{images.shape}"
+            )
+        block = _block if mode == "train" else in_small_batches(_block, 64)
+        # A mask is never negative, so it may as well come after ReLU and pooling: what is
+        # before it is then the same for all samples.
+        hidden = block(images, *ConvolutionParameters(32, 5, name="conv_1")(images.shape[-1]))
+        hidden = hidden * channel_mask(0.5, hidden, mode)
+        hidden = block(hidden, *ConvolutionParameters(64, 5, name="conv_2")(32))
+        hidden = hidden * channel_mask(0.5, hidden, mode)
+        hidden = hidden.reshape(hidden.shape[0], -1)
+        features = jax.nn.relu(DropoutLinear(128, 0.0, name="dense_1")(hidden, mode))
+        return Outputs(DropoutLinear(num_classes, 0.5, name="dense_2")(features, mode), features)
+
+    return from_haiku(forward)
+
+
 def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: float = 0.5) -> Model:
     """Dense layers with ReLU and dropout `rate` before all but the first, on flattened inputs."""
     check_positive(num_classes=num_classes)
@@ -95,7 +130,12 @@ def linear(num_classes: int = 10) -> Model:
     return mlp(num_classes, hidden_sizes=(), rate=0.0)
 
 
-MODELS: dict[str, Callable[[int], Model]] = {"convnet": convnet, "linear": linear, "mlp": mlp}
+MODELS: dict[str, Callable[[int], Model]] = {
+    "batchbald_convnet": batchbald_convnet,
+    "convnet": convnet,
+    "linear": linear,
+    "mlp": mlp,
+}
 """Networks by the name they have on the command line; each takes the number of classes."""
 
 WITHOUT_DROPOUT = frozenset({"linear"})
