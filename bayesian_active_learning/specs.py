@@ -29,6 +29,17 @@ def make(spec: str, table: Mapping[str, Any], what: str) -> Any:
     return _make(maker, tuple(options(spec, maker).items()))
 
 
+def canonical(spec: str, table: Mapping[str, Any], what: str) -> str:
+    """The one way to write what `spec` names: options in the order of `make`, none that has
+    its default. "power:beta=8.0,score=margin" and "power:score=margin, beta=8" are the same.
+    Raises as `make` does."""
+    name = spec.partition(":")[0]
+    check_one_of(what, name, table)
+    usual = defaults(table[name].make)
+    given = {k: v for k, v in options(spec, table[name].make).items() if v != usual[k]}
+    return name + ":" * bool(given) + ",".join(f"{k}={_written(v)}" for k, v in given.items())
+
+
 def options(spec: str, maker: Callable[..., Any]) -> dict[str, Any]:
     """All options of `maker`, those that `spec` names with its values. Raises as `make` does."""
     name, colon, text = spec.partition(":")
@@ -66,6 +77,12 @@ def _parameters(maker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(maker).parameters
     return {key: value for key, value in parameters.items() if value.kind in by_name}
+
+
+def _written(value: Any) -> str:
+    """As a person would: 8 for 8.0."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return str(int(value)) if whole else str(value)
 
 
 def _read(what: str, text: str, default: Any) -> Any:

@@ -112,8 +112,13 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
     if options.processes is not None and options.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
 
-    from bayesian_active_learning import frozen_features, history
+    from bayesian_active_learning import frozen_features, history, specs
+    from bayesian_active_learning.acquisition_functions import STRATEGIES, UPPER_BOUNDS
 
+    table = {**STRATEGIES, **UPPER_BOUNDS}
+    options.acquisition = [
+        specs.canonical(spec, table, "acquisition function") for spec in options.acquisition
+    ]
     dataset = _dataset(options.data, options.data_dir, options.scaling)
     facts = frozen_features.identity(_config(options), dataset)
     if options.output_dir is None:

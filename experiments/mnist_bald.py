@@ -9,7 +9,7 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.command import exit_status
@@ -30,37 +30,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say: Callable[[str], object] = (lambda text: None) if options.quiet else print
     same = "the same command without --fresh" if options.fresh else "the same command"
     return exit_status(
-        lambda: _list_acquisitions() if options.list_acquisitions else _run(options, say),
+        lambda: (
+            _list(options)
+            if options.list_acquisitions or options.list_posteriors
+            else _run(options, say)
+        ),
         when_stopped="Stopped. No label and no finished round that the run directory holds is "
         f"lost; {same} goes on from there.",
     )
 
 
-def _list_acquisitions() -> int:
+def _list(options: argparse.Namespace) -> int:
     from bayesian_active_learning.acquisition_functions import STRATEGIES
+    from bayesian_active_learning.posteriors import POSTERIORS
     from bayesian_active_learning.specs import defaults
 
-    width = max(map(len, STRATEGIES))
-    for name, spec in STRATEGIES.items():
-        print(f"{name:{width}}  {spec.summary} ({spec.paper})")
-        options = ",".join(f"{key}={value}" for key, value in defaults(spec.make).items())
-        if options:
-            print(f"{'':{width}}  {name}:{options}")
+    table: Mapping[str, Any] = STRATEGIES if options.list_acquisitions else POSTERIORS
+    width = max(map(len, table))
+    for name, spec in table.items():
+        paper = "" if spec.paper == "none" else f" ({spec.paper})"
+        print(f"{name:{width}}  {spec.summary}{paper}")
+        settings = ",".join(f"{key}={value}" for key, value in defaults(spec.make).items())
+        if settings:
+            print(f"{'':{width}}  {name}:{settings}")
     return 0
 
 
 def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
     preset = PRESETS[options.preset]
-    acquisitions = tuple(options.acquisition or preset.acquisition)
     seeds = parse_seeds(options.seeds) if options.seeds else preset.seeds
     labels = preset.labels if options.labels is None else options.labels
     strength = _weight_decay(options.weight_decay)
 
-    from bayesian_active_learning import data_utils, experiment, history, training
-    from bayesian_active_learning.acquisition_functions import make_strategy
+    from bayesian_active_learning import data_utils, experiment, history, specs, training
+    from bayesian_active_learning.acquisition_functions import STRATEGIES, make_strategy
 
-    for name in acquisitions:
-        make_strategy(name)  # refuses unknown ones before any data is read
+    # One cell however it is spelt; unknown ones are refused before any data is read.
+    acquisitions = tuple(
+        specs.canonical(spec, STRATEGIES, "acquisition function")
+        for spec in options.acquisition or preset.acquisition
+    )
+    for function in acquisitions:
+        make_strategy(function)
     settings, fit = changes(options)
     fit_config = training.FitConfig()._replace(**fit)
     config = experiment.Config()._replace(**settings, fit=fit_config)

@@ -75,7 +75,8 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     ),
     "posterior": (
         "mc_dropout",
-        "what gives K networks: mc_dropout, ensemble, laplace, swag or deterministic",
+        "what gives K networks: mc_dropout, ensemble, laplace, swag or deterministic; with options "
+        "as in ensemble:members=10 (see --list-posteriors)",
     ),
     "initial": (
         "balanced",
@@ -142,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
         help="label budget, initial set included; raise it later to go on",
     )
     add("--list-acquisitions", action="store_true", help="list the acquisition functions and exit")
+    add("--list-posteriors", action="store_true", help="list the posteriors and exit")
 
     add = root.add_argument_group("protocol").add_argument
     for name, (default, text) in _SETTINGS.items():

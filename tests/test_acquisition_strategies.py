@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import bayesian_active_learning.acquisition_functions as af
+from bayesian_active_learning import specs
 from bayesian_active_learning.acquisition_functions.selection import PER_CANDIDATE
 from bayesian_active_learning.types import Candidates, Key, Selection, Strategy, StrategySpec
 
@@ -417,6 +418,23 @@ def test_equal_specs_give_the_same_object() -> None:
     spelt = ["tempered:beta=2,steps=4", "tempered:steps=4,beta=2.0", "tempered:steps=4,beta=2e0"]
     assert len({id(af.make_strategy(spec, TABLE)) for spec in spelt}) == 1
     assert af.make_strategy("tempered", TABLE) is af.make_strategy("tempered:beta=1", TABLE)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("tempered", "tempered"),
+        ("tempered: beta=1, steps=4", "tempered:steps=4"),
+        ("tempered:steps=4,beta=2e0", "tempered:beta=2,steps=4"),
+        ("tempered:beta=0.5", "tempered:beta=0.5"),
+        ("tempered:exact=TRUE,cap=auto", "tempered:exact=True,cap=auto"),
+        ("demanding:size=3", "demanding:size=3"),
+    ],
+)
+def test_one_way_to_write_a_spec(spec: str, expected: str) -> None:
+    assert specs.canonical(spec, TABLE, "function") == expected
+    assert specs.canonical(expected, TABLE, "function") == expected
+    assert af.make_strategy(expected, TABLE) is af.make_strategy(spec, TABLE)
 
 
 @pytest.mark.parametrize(

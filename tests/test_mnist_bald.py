@@ -13,6 +13,7 @@ import pytest
 from bayesian_active_learning import data_utils, experiment, history
 from bayesian_active_learning.acquisition_functions import STRATEGIES, make_strategy
 from bayesian_active_learning.history import labels_to_threshold, load_history, read_events
+from bayesian_active_learning.posteriors import POSTERIORS, make_posterior
 from experiments import mnist_bald, options
 from experiments.options import PRESETS, parse_seeds, parser
 
@@ -93,6 +94,30 @@ def test_list_acquisitions(capsys):
     assert "power_bald:beta=1.0" in shown and "softmax:score=bald,beta=1.0" in shown
     for spec in shown:  # what is shown can be typed
         assert make_strategy(spec) is make_strategy(spec.partition(":")[0])
+
+
+def test_list_posteriors(capsys):
+    assert mnist_bald.main(["--list-posteriors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(POSTERIORS)
+    shown = [line.strip() for line in lines if line.startswith(" ")]
+    assert "ensemble:members=5,dropout=False" in shown
+    for spec in shown:  # what is shown can be typed
+        make_posterior(spec)
+
+
+def test_a_function_is_one_cell_however_it_is_spelt(tmp_path, capsys):
+    spelt = ["power:beta=8.0, score=margin", "power:score=margin,beta=8"]
+    assert command(tmp_path / "run", "--labels", "30", "--acquisition", spelt[0]) == 0
+    cell = history.cell_directory(tmp_path / "run", "power:score=margin,beta=8", 0)
+    log = cell / "log.jsonl"
+    before = log.stat().st_mtime_ns
+    assert command(tmp_path / "run", "--labels", "30", "--acquisition", spelt[1]) == 0
+    found = history.read_history(tmp_path / "run")
+    assert len(found.cells) == 1 and log.stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert command(tmp_path / "run", "--acquisition", *spelt) == 2
+    assert "an acquisition function is given twice" in capsys.readouterr().err
 
 
 def test_run_leaves_what_it_says(run, capsys):
