@@ -3,10 +3,12 @@
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 _FILE = "train-images-idx3-ubyte.gz"
 
 
@@ -41,3 +43,18 @@ def _compiled_programs_go_with_their_module() -> Iterator[None]:
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture
+def compilations() -> Iterator[Callable[[], int]]:
+    """How many programs were compiled (or fetched from a cache on disk) so far."""
+    import jax
+
+    count = [0]
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        count[0] += event == _COMPILED
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield lambda: count[0]
+    jax.monitoring.unregister_event_duration_listener(listen)

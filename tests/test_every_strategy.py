@@ -1,6 +1,7 @@
 """Every name of STRATEGIES, POSTERIORS and the cold starts through the whole driver, on digits."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -15,9 +16,15 @@ QUICK = {"vaal": "vaal:max_steps=2", "qbc": "qbc:members=2"}
 
 
 @pytest.mark.parametrize("name", af.STRATEGIES)
-def test_runs_to_the_end_and_says_what_was_picked(name: str, tmp_path: pathlib.Path):
+def test_runs_to_the_end_and_says_what_was_picked(
+    name: str, tmp_path: pathlib.Path, compilations: Callable[[], int]
+):
     spec = QUICK.get(name, name)
-    found = go(spec, labels=BUDGET, directory=tmp_path)
+    counts: list[int] = []
+    found = go(
+        spec, labels=BUDGET, directory=tmp_path, on_round=lambda _: counts.append(compilations())
+    )
+    assert counts[2] == counts[1]  # the first acquisition is the last to compile anything
     assert found.cells[spec, 0].labels.tolist() == [10, 15, 18]
     events = history.read_events(next(tmp_path.rglob("log.jsonl")))
     queries = [event for event in events if event["event"] == "query"]

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -398,21 +398,6 @@ def test_fresh_starts_anew(tmp_path: pathlib.Path):
 
 
 # Compilations.
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-@pytest.fixture
-def compilations() -> Iterator[Callable[[], int]]:
-    """How many programs were compiled (or fetched from a cache on disk) so far."""
-    count = [0]
-
-    def listen(event: str, duration: float, **_: Any) -> None:
-        count[0] += event == COMPILED
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield lambda: count[0]
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize(
