@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bayesian_active_learning import data_utils, experiment
+from bayesian_active_learning import data_utils, experiment, history
 from bayesian_active_learning.data_utils import POOLS, ScaledSource, load_dataset
+from bayesian_active_learning.history import summary
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +92,6 @@ def test_curated_and_unbalanced_count_their_classes(digits):
     assert set(other.train_rows) != set(curated.train_rows)
 
 
-def test_thinned_drops_a_part_of_the_named_classes(digits):
-    before = counts(digits)
-    found = data_utils.thinned(digits, {2: before[2] // 4})
-    assert counts(found) == [*before[:2], before[2] // 4, *before[3:]]
-    assert counts(data_utils.thinned(digits, {2: 0}))[2] == 0
-    more = data_utils.thinned(digits, {2: 60})
-    assert set(found.train_rows) < set(more.train_rows)
-
-
 def test_redundant_asks_about_two_classes(digits):
     found = data_utils.redundant(digits, first=1, second=7, per_class=100)
     assert counts(found) == [100, 100, 800] and found.num_classes == 3
@@ -151,9 +143,9 @@ def test_noise_is_the_same_for_ever():
         ("repeated", {"copies": 0}, "copies must be at least 1, got 0"),
         ("repeated", {"noise": -1.0}, "noise must be 0 or above and finite, got -1.0"),
         ("repeated", {"noise": np.inf}, "noise must be 0 or above and finite, got inf"),
-        ("repeated", {"seed": -1}, "a seed must not be negative, got -1"),
+        ("repeated", {"seed": -1}, "seed must not be negative, got -1"),
         ("curated", {"per_class": 0}, "per_class must be at least 1, got 0"),
-        ("curated", {"seed": -1}, "a seed must not be negative, got -1"),
+        ("curated", {"seed": -1}, "seed must not be negative, got -1"),
         ("unbalanced", {"num_rare": 11}, r"num_rare must lie in 0..10, got 11"),
         ("unbalanced", {"keep": 1.5}, r"keep must lie in \[0, 1\], got 1.5"),
         ("redundant", {"second": 1}, r"two of the classes 0..9, got 1 and 1"),
@@ -163,19 +155,6 @@ def test_noise_is_the_same_for_ever():
 def test_refusals(digits, pool, options, message):
     with pytest.raises(ValueError, match=message):
         POOLS[pool](digits, **options)
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ({10: 5}, r"classes lie in 0..9, got 10"),
-        ({1: -5}, "a class cannot keep -5 rows"),
-        (dict.fromkeys(range(10), 0), "no training row is left"),
-    ],
-)
-def test_thinned_refuses(digits, classes, message):
-    with pytest.raises(ValueError, match=message):
-        data_utils.thinned(digits, classes)
 
 
 def test_repeated_needs_inputs_that_can_be_scaled(digits):
@@ -189,7 +168,7 @@ def test_repeated_needs_inputs_that_can_be_scaled(digits):
     [
         ("repeated_nothing", "unknown dataset 'nothing'; known: mnist"),
         ("repeated_digits:speed=3", "unknown option of 'repeated_digits': 'speed'"),
-        ("thinned_digits", "unknown dataset 'thinned_digits'"),
+        ("changed_digits", "unknown dataset 'changed_digits'"),
         ("curated_digits:per_class=x", "option 'per_class' .* must be of type int, got 'x'"),
     ],
 )
@@ -206,11 +185,28 @@ def test_a_run_on_repeated_digits_asks_for_copies_and_goes_on(tmp_path):
         model="linear", num_samples=1, num_test_samples=1, num_validation=0, pool_size=0,
         posterior="deterministic", fit=experiment.Config().fit._replace(min_steps=20, epochs=0.0),
     )  # fmt: skip
-    history = experiment.run(config, dataset, ["margin"], [0], labels=60, directory=tmp_path)
-    curve = history.cells["margin", 0]
+    found = experiment.run(config, dataset, ["margin"], [0], labels=60, directory=tmp_path)
+    curve = found.cells["margin", 0]
     rows = np.concatenate([curve.initial_rows, *curve.rows])
     assert len(set(rows.tolist())) == len(rows) == 60
     assert (rows >= len(load_dataset("digits").labels)).any()  # copies are asked for too
-    assert history.config["identity"]["dataset"] == "repeated_digits:copies=2"
+    assert found.config["identity"]["dataset"] == "repeated_digits:copies=2"
     again = experiment.run(config, dataset, ["margin"], [0], labels=70, directory=tmp_path)
     assert again.cells["margin", 0].labels[-1] == 70
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("repeated_mnist", "Repeated MNIST"),
+        ("unbalanced_fashion_mnist:keep=0.05", "Unbalanced Fashion-MNIST (keep=0.05)"),
+        ("redundant_digits", "Redundant digits (8x8), NOT MNIST"),
+        ("mnist", "MNIST"),
+        ("fashion_mnist", "Fashion-MNIST"),
+        ("npz:my_mnist", "npz:my_mnist"),
+        ("my_mnist", "my_mnist"),
+    ],
+)
+def test_labels_of_figures(name, label):
+    assert set(summary.POOLS) == set(POOLS)
+    assert history.dataset_label(history.History({"identity": {"dataset": name}}, {})) == label

@@ -28,7 +28,6 @@ from bayesian_active_learning.data_utils.pools import (
     curated,
     redundant,
     repeated,
-    thinned,
     unbalanced,
 )
 from bayesian_active_learning.data_utils.splits import (
@@ -52,7 +51,6 @@ __all__ = [
     "curated",
     "redundant",
     "repeated",
-    "thinned",
     "unbalanced",
     "content_hash",
     "download_idx",

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from bayesian_active_learning.data_utils.changed import merge_classes, take_rows, thin_classes
 from bayesian_active_learning.data_utils.dataset import Dataset, ScaledSource, moments
+from bayesian_active_learning.data_utils.splits import check_seed
 from bayesian_active_learning.types import Source
 
 
@@ -70,7 +72,7 @@ def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: 
         raise ValueError(f"copies must be at least 1, got {copies}")
     if not 0 <= noise < np.inf:
         raise ValueError(f"noise must be 0 or above and finite, got {noise}")
-    _check_seed(seed)
+    check_seed(seed)
     source = dataset.images
     if not isinstance(source, ScaledSource):
         raise ValueError(
@@ -88,7 +90,8 @@ def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: 
     _, variance = moments(ScaledSource(source.base), train)
     base = NoisyCopies(source.base, original, amount, seed, np.sqrt(variance).astype(np.float32))
     added = np.arange(count, len(original), dtype=np.int32)
-    return _changed(
+    return _named(
+        dataset,
         dataset,
         "repeated",
         {"copies": copies, "noise": noise, "seed": seed},
@@ -98,34 +101,11 @@ def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: 
     )
 
 
-def thinned(dataset: Dataset, counts: Mapping[int, int], /, *, seed: int = 0) -> Dataset:
-    """At most `counts[class]` training rows of the classes named there, drawn by seed.
-
-    A larger count keeps the rows of a smaller one. Classes that are not named keep all.
-
-    Raises:
-      ValueError: a class that does not exist, a negative count or seed, or no row left.
-    """
-    _check_seed(seed)
-    for label, count in counts.items():
-        if not 0 <= label < dataset.num_classes:
-            raise ValueError(f"classes lie in 0..{dataset.num_classes - 1}, got {label}")
-        if count < 0:
-            raise ValueError(f"a class cannot keep {count} rows")
-    rows = _thin(dataset, counts, seed)
-    if not len(rows):
-        raise ValueError("no training row is left")
-    settings = {f"class_{label}": counts[label] for label in sorted(counts)}
-    return _changed(dataset, "thinned", {**settings, "seed": seed}, train_rows=rows)
-
-
 def curated(dataset: Dataset, /, *, per_class: int = 4000, seed: int = 0) -> Dataset:
     """The same number of training rows of every class: `per_class`, or as many as the rarest
     has. Bickford Smith et al., "Prediction-oriented Bayesian active learning" (2023), sec. 6."""
-    per_class = _per_class(dataset, per_class)
-    counts = dict.fromkeys(range(dataset.num_classes), per_class)
-    settings = {"per_class": per_class, "seed": seed}
-    return _changed(dataset, "curated", settings, train_rows=_thin(dataset, counts, seed))
+    per_class, found = _curated(dataset, per_class, {}, seed)
+    return _named(found, dataset, "curated", {"per_class": per_class, "seed": seed})
 
 
 def unbalanced(
@@ -148,11 +128,9 @@ def unbalanced(
         raise ValueError(f"num_rare must lie in 0..{dataset.num_classes}, got {num_rare}")
     if not 0 <= keep <= 1:
         raise ValueError(f"keep must lie in [0, 1], got {keep}")
-    per_class = _per_class(dataset, per_class)
-    counts = dict.fromkeys(range(dataset.num_classes), per_class)
-    counts |= dict.fromkeys(range(num_rare), round(keep * per_class))
+    per_class, found = _curated(dataset, per_class, dict.fromkeys(range(num_rare), keep), seed)
     settings = {"per_class": per_class, "num_rare": num_rare, "keep": keep, "seed": seed}
-    return _changed(dataset, "unbalanced", settings, train_rows=_thin(dataset, counts, seed))
+    return _named(found, dataset, "unbalanced", settings)
 
 
 def redundant(
@@ -178,20 +156,13 @@ def redundant(
             f"first and second must be two of the classes 0..{dataset.num_classes - 1}, "
             f"got {first} and {second}"
         )
-    per_class = _per_class(dataset, per_class)
-    counts = dict.fromkeys(range(dataset.num_classes), per_class)
-    labels = np.full(len(dataset.labels), 2, np.int32)
-    labels[dataset.labels == first] = 0
-    labels[dataset.labels == second] = 1
-    return _changed(
-        dataset,
-        "redundant",
-        {"first": first, "second": second, "per_class": per_class, "seed": seed},
-        labels=labels,
-        num_classes=3,
-        train_rows=_thin(dataset, counts, seed),
-        test_rows=dataset.test_rows[labels[dataset.test_rows] < 2],
-    )
+    per_class, found = _curated(dataset, per_class, {}, seed)
+    kept = np.isin(dataset.labels[dataset.test_rows], (first, second))
+    found = take_rows(found, test_rows=dataset.test_rows[kept], name="two classes of the test")
+    others = [k for k in range(dataset.num_classes) if k not in (first, second)]
+    found = merge_classes(found, [(first,), (second,), others])
+    settings = {"first": first, "second": second, "per_class": per_class, "seed": seed}
+    return _named(found, dataset, "redundant", settings)
 
 
 POOLS: dict[str, Callable[..., Dataset]] = {
@@ -203,34 +174,30 @@ POOLS: dict[str, Callable[..., Dataset]] = {
 """By the first word of a data set's name, as in repeated_mnist; all options have defaults."""
 
 
-def _changed(dataset: Dataset, name: str, settings: Mapping[str, Any], **fields: Any) -> Dataset:
-    """`dataset` with other fields, a name that says so, and a hash of where it comes from."""
-    words = ", ".join(f"{key}={value}" for key, value in settings.items())
-    digest = hashlib.sha256(f"{dataset.content_hash} {name}({words})".encode()).hexdigest()
-    return dataset._replace(
+def _named(
+    found: Dataset, original: Dataset, pool: str, settings: Mapping[str, Any], **fields: Any
+) -> Dataset:
+    """`found` with a name that says what it is, and a hash of where it comes from."""
+    words = f"{pool}({', '.join(f'{key}={value}' for key, value in settings.items())})"
+    digest = hashlib.sha256(f"{found.content_hash} {words}".encode()).hexdigest()
+    return found._replace(
         **fields,
-        name=f"{name}_{dataset.name}",
+        name=f"{pool}_{original.name}",
         content_hash=digest,
-        scaling=f"{name}({words}) of {dataset.scaling}",
+        scaling=f"{words} of {original.scaling}",
     )
 
 
-def _per_class(dataset: Dataset, wanted: int) -> int:
-    if wanted < 1:
-        raise ValueError(f"per_class must be at least 1, got {wanted}")
-    labels = dataset.labels[dataset.train_rows]
-    return min(wanted, *np.bincount(labels, minlength=dataset.num_classes).tolist())
-
-
-def _thin(dataset: Dataset, counts: Mapping[int, int], seed: int) -> np.ndarray:
-    """Ascending training rows, of each class the first `counts[class]` in an order by seed."""
-    _check_seed(seed)
-    rows = dataset.train_rows
-    order = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(len(rows))
-    rows = rows[np.argsort(order, kind="stable")]
-    labels = dataset.labels[rows]
-    kept = [rows[labels == k][: counts.get(k)] for k in range(dataset.num_classes)]
-    return np.sort(np.concatenate(kept)).astype(np.int32)
+def _curated(
+    dataset: Dataset, per_class: int, keep: Mapping[int, float], seed: int
+) -> tuple[int, Dataset]:
+    """How many rows each class has, and the data with so many, or the fraction in `keep`."""
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    counts = np.bincount(dataset.labels[dataset.train_rows], minlength=dataset.num_classes)
+    per_class = min(per_class, int(counts.min()))
+    shares = {k: keep.get(k, 1.0) * per_class / count for k, count in enumerate(counts.tolist())}
+    return per_class, thin_classes(dataset, shares, seed=seed)
 
 
 def _normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
@@ -247,8 +214,3 @@ def _normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
         np.float32
     )
     return np.concatenate([length * np.cos(angle), length * np.sin(angle)], axis=1)[:, :size]
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"a seed must not be negative, got {seed}")

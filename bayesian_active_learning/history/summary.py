@@ -17,12 +17,17 @@ from bayesian_active_learning.history.thresholds import (
 ENOUGH_SEEDS = 5
 
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "digits": "digits (8x8), NOT MNIST"}
+POOLS = ("repeated", "curated", "unbalanced", "redundant")  # those of data_utils
 
 
 def dataset_label(history: History) -> str:
     """Which data the history is about, such that nothing else passes for MNIST."""
     name = str(history.config.get("identity", {}).get("dataset", ""))
     base, comma, change = name.partition(", ")  # "mnist, 20 % wrong labels"
+    pool, _, data = base.partition("_")  # "repeated_mnist:copies=4"
+    data, colon, settings = data.partition(":")
+    if pool in POOLS and data in DATASETS:
+        base = f"{pool.capitalize()} {DATASETS[data]}{colon and f' ({settings})'}"
     return DATASETS.get(base, base) + comma + change or "unnamed data"
 
 
@@ -118,7 +123,7 @@ def notice(history: History, *, baseline: str = "random", rounds: int = 10) -> s
     found = curves_by_function(history)
     fewest = min(map(len, found.values()))
     lines = []
-    if dataset_label(history).startswith(DATASETS["digits"]):
+    if DATASETS["digits"] in dataset_label(history):
         lines.append(
             "This is digits (8x8), NOT MNIST: nothing here says anything about MNIST or the paper."
         )

@@ -144,7 +144,7 @@ def to_plain(value: Any) -> Any:
 
 def _warnings(history: History, whole: Comparison) -> tuple[str, ...]:
     found = []
-    if dataset_label(history).startswith(DATASETS["digits"]):
+    if DATASETS["digits"] in dataset_label(history):
         found.append(
             "this is digits (8x8), NOT MNIST: nothing here says anything about MNIST or the paper"
         )
