@@ -74,6 +74,24 @@ def settings(config: Config) -> dict[str, Any]:
     return {key: value for key, value in values.items() if _YOUNGER.get(key) != value}
 
 
+def config_of(identity: Mapping[str, Any]) -> tuple[Config, Splits | None]:
+    """The config that a run of this identity had, and its splits where it was given some.
+
+    Raises:
+      ValueError: an identity that `identity` did not make, for example of `frozen_features.run`.
+    """
+    facts = {**_YOUNGER, **identity}
+    fit = facts.get("fit")
+    missing = sorted(set(Config._fields) - set(facts))
+    if missing or not isinstance(fit, Mapping) or set(fit) != set(training.FitConfig._fields):
+        what = ", ".join(missing) or "fit"
+        raise ValueError(f"this is no run of a network: its settings do not say {what}")
+    values = {name: facts[name] for name in Config._fields} | {"fit": training.FitConfig(**fit)}
+    rows = facts.get("splits")
+    splits = rows and Splits(**{name: np.asarray(rows[name], np.int32) for name in Splits._fields})
+    return Config(**values), splits
+
+
 def same_settings(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether a run of this identity was made with these `settings`, whatever the data."""
     return all(

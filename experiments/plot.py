@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.command import exit_status, read
+from experiments.feature_maps import feature_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
     add_options(root)
     add = root.add_argument
     add("--output", metavar="DIR", help="folder of the figures (default: the first run's)")
+    add(
+        "--feature-maps",
+        type=int,
+        metavar="N",
+        help="also t-SNE of each function's features at N labels, by fitting the network of that "
+        "round once more",
+    )
     return root
 
 
@@ -72,7 +80,14 @@ def _plot(options: argparse.Namespace) -> int:
     found, folder = read(options.runs)
     folder = pathlib.Path(options.output) if options.output else folder
     words = history.caption(found)
-    for name, draw in figures(options, found, dataset_of(options, found)).items():
+    dataset = dataset_of(options, found)
+    made = figures(options, found, dataset)
+    if options.feature_maps is not None:
+        if dataset is None:
+            raise ValueError("--feature-maps needs the data of the runs, see --data")
+        for name, map_ in feature_maps(found, dataset, options.feature_maps).items():
+            made[name] = functools.partial(_figure, map_, plotting.INCHES, words)
+    for name, draw in made.items():
         path = folder / f"{name}.png"
         plotting.save_png(path, draw, title=name.replace("_", " "), description=words)
         print(f"Written: {path}")
@@ -93,12 +108,10 @@ def figures(
     def add(name: str, draw: Callable[..., object], *arguments: Any, **keywords: Any) -> None:
         inches = _INCHES.get(name.partition("_")[0], plotting.INCHES)
 
-        def figure() -> "Figure":
-            one, axes = plotting.new_figure(inches, words)
+        def drawing(axes: Any) -> None:
             draw(axes, *arguments, **keywords)
-            return one
 
-        made[name] = figure
+        made[name] = functools.partial(_figure, drawing, inches, words)
 
     curves = list(found.cells.values())
     for metric in curves[0].test:
@@ -143,6 +156,14 @@ def figures(
                 place = history.cell_directory(".", name, seed).parent.name
                 add(f"acquired_{place}", _images, name, seed, curve, dataset)
     return made
+
+
+def _figure(draw: Callable[[Any], object], inches: tuple[float, float], words: str) -> "Figure":
+    from bayesian_active_learning import plotting
+
+    figure, axes = plotting.new_figure(inches, words)
+    draw(axes)
+    return figure
 
 
 def _images(axes: Any, name: str, seed: int, curve: "Curve", dataset: "Dataset") -> None:

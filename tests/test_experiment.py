@@ -397,6 +397,20 @@ def test_fresh_starts_anew(tmp_path: pathlib.Path):
     assert history.read_config(tmp_path)["identity"]["num_samples"] == 4
 
 
+def test_a_config_comes_back_from_its_identity():
+    config = CONFIG._replace(posterior="laplace", warm_start=True)
+    splits = experiment.seed_splits(CONFIG, digits(), 3)
+    for each, rows in ((CONFIG, None), (config, splits)):
+        facts = json.loads(json.dumps(experiment.identity(each, digits(), rows)))
+        found, found_splits = experiment.config_of(facts)
+        assert found == each
+        assert (found_splits is None) == (rows is None)
+        if rows is not None:
+            assert all(np.array_equal(a, b) for a, b in zip(found_splits, rows))
+    with pytest.raises(ValueError, match="its settings do not say acquisition_size, .*fit"):
+        experiment.config_of({"dataset": "mnist"})
+
+
 # Compilations.
 
 

@@ -7,7 +7,7 @@ from driver import CONFIG, digits, go
 from PIL import Image
 
 from bayesian_active_learning import history
-from experiments import plot
+from experiments import feature_maps, plot
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,34 @@ def test_makes_every_figure(run: pathlib.Path, capsys):
         assert "digits (8x8), NOT MNIST" in image.info["Description"]
         assert len(image.convert("L").getcolors()) > 10  # something is drawn
     assert printed.err == ""
+
+
+def test_feature_maps_are_of_the_networks_of_that_round(
+    run: pathlib.Path, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(feature_maps, "NUM_UNLABELLED", 60)  # t-SNE takes its time
+    assert plot.main([str(run), "--feature-maps", "15", "--output", str(tmp_path)]) == 0
+    made = sorted(path.name for path in tmp_path.glob("features_*.png"))
+    assert len(made) == 3 and made[0] == "features_bald.png"
+    assert len(Image.open(tmp_path / made[0]).convert("L").getcolors()) > 10
+    capsys.readouterr()
+    assert plot.main([str(run), "--feature-maps", "16", "--output", str(tmp_path)]) == 2
+    assert "no round at 16 labels; there is 10, 15, 20" in capsys.readouterr().err
+
+
+def test_feature_maps_need_a_network_and_the_data(run: pathlib.Path, tmp_path, capsys):
+    found = history.read_history(run)
+
+    def refused(changes: dict) -> str:
+        identity = {**found.config["identity"], **changes}
+        changed = found._replace(config=found.config | {"identity": identity})
+        history.write_history(tmp_path / "history.json", changed)
+        assert plot.main([str(tmp_path / "history.json"), "--feature-maps", "15"]) == 2
+        return capsys.readouterr().err
+
+    assert "its settings do not say fit" in refused({"fit": {}})
+    assert "the runs scaled their data as 'otherwise', not as" in refused({"scaling": "otherwise"})
+    assert "--feature-maps needs the data of the runs" in refused({"dataset": "npz:mine.npz"})
 
 
 def test_without_the_data_the_curves_are_drawn(tmp_path: pathlib.Path, capsys):
