@@ -42,9 +42,27 @@ def add_run_options(group: argparse._ArgumentGroup) -> None:
     add("--quiet", action="store_true", help="no progress bar, no table: only what went wrong")
 
 
-def read(runs: Sequence[str]) -> "tuple[History, pathlib.Path]":
-    """Run directories or saved histories as one history, and the folder of the first."""
+def add_which(root: argparse.ArgumentParser) -> None:
+    """What is read: runs, and functions of them."""
+    add = root.add_argument
+    add("runs", nargs="+", metavar="RUN", help="run directory, or a saved history.json")
+    add(
+        "--acquisition",
+        nargs="+",
+        metavar="NAME",
+        help="these functions alone, as the runs name them (default: all)",
+    )
+
+
+def read(
+    runs: Sequence[str], functions: Sequence[str] | None = None
+) -> "tuple[History, pathlib.Path]":
+    """Run directories or saved histories as one history, and the folder of the first.
+
+    functions: those to keep, in any order; all when None. Raises ValueError for others.
+    """
     from bayesian_active_learning import history
+    from bayesian_active_learning.utils import check_one_of
 
     places = [pathlib.Path(run) for run in runs]
     histories = {
@@ -52,4 +70,11 @@ def read(runs: Sequence[str]) -> "tuple[History, pathlib.Path]":
         for place in places
     }
     first = places[0].parent if places[0].is_file() else places[0]
-    return history.join_histories(histories), first
+    joined = history.join_histories(histories)
+    if functions is None:
+        return joined, first
+    known = dict.fromkeys(name for name, _ in joined.cells)
+    for name in functions:
+        check_one_of("function of these runs:", name, known)
+    kept = {place: curve for place, curve in joined.cells.items() if place[0] in functions}
+    return joined._replace(cells=kept), first

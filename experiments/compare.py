@@ -10,7 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments.command import exit_status, read
+from experiments.command import add_which, exit_status, read
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
         "speed-ups, penalty matrix and group tests of the functions in one or several runs. "
         "Several runs are joined; they must agree in data and protocol.",
     )
+    add_which(root)
     add = root.add_argument
-    add("runs", nargs="+", metavar="RUN", help="run directory, or a saved history.json")
     add("--against", default="random", metavar="NAME", help="the function to compare with")
     add("--last", type=int, default=10, metavar="R", help="rounds averaged at the end of the curve")
     add(
@@ -67,7 +67,7 @@ def _compare(options: argparse.Namespace) -> int:
     from bayesian_active_learning import history, statistics
     from bayesian_active_learning.utils import atomic_write
 
-    joined, first = read(options.runs)
+    joined, first = read(options.runs, options.acquisition)
     found = statistics.compare(
         joined,
         against=options.against,

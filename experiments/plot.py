@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.command import exit_status, read
+from experiments.command import add_which, exit_status, read
 from experiments.feature_maps import feature_maps
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 def add_options(root: argparse.ArgumentParser) -> None:
     """What a report needs as well: the runs, and how they are drawn."""
+    add_which(root)
     add = root.add_argument
-    add("runs", nargs="+", metavar="RUN", help="run directory, or a saved history.json")
     add(
         "--thresholds",
         type=float,
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from bayesian_active_learning import history, plotting
 
-    found, folder = read(options.runs)
+    found, folder = read(options.runs, options.acquisition)
     folder = pathlib.Path(options.output) if options.output else folder
     words = history.caption(found)
     dataset = dataset_of(options, found)

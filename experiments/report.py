@@ -62,9 +62,11 @@ def _report(options: argparse.Namespace) -> int:
     from bayesian_active_learning import history
     from bayesian_active_learning.utils import atomic_write
 
-    found, folder = read(options.runs)
+    found, folder = read(options.runs, options.acquisition)
     path = pathlib.Path(options.output) if options.output else folder / "report.html"
-    text = page(options, found, seconds(options.runs))
+    functions = {name for name, _ in found.cells}
+    clock = {name: laps for name, laps in seconds(options.runs).items() if name in functions}
+    text = page(options, found, clock)
     with history.writing(path), atomic_write(path) as file:
         file.write(text)
     print(f"Written: {path} ({len(text) / 1e6:.1f} MB)")

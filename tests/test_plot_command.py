@@ -7,7 +7,7 @@ from driver import CONFIG, digits, go
 from PIL import Image
 
 from bayesian_active_learning import history
-from experiments import feature_maps, plot
+from experiments import compare, feature_maps, plot
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,15 @@ def test_makes_every_figure(run: pathlib.Path, capsys):
         assert "digits (8x8), NOT MNIST" in image.info["Description"]
         assert len(image.convert("L").getcolors()) > 10  # something is drawn
     assert printed.err == ""
+
+
+def test_some_functions_alone(run: pathlib.Path, tmp_path, capsys):
+    rest = ["--acquisition", "random", "--output", str(tmp_path)]
+    assert plot.main([str(run), *rest]) == 0
+    assert {path.name for path in tmp_path.glob("acquired_*.png")} == {"acquired_random.png"}
+    assert compare.main([str(run), *rest]) == 0
+    said = capsys.readouterr().out
+    assert "random" in said and "bald" not in said
 
 
 def test_feature_maps_are_of_the_networks_of_that_round(
@@ -100,6 +109,10 @@ def test_other_data_is_refused(tmp_path: pathlib.Path, capsys):
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere"),
+        (
+            ["RUN", "--acquisition", "bald", "badge"],
+            "unknown function of these runs: 'badge'; known: bald, power:beta=2,score=bald, random",
+        ),
         (["RUN", "--band", "sd"], "unknown band 'sd'"),
         (["RUN", "--with-paper"], "the numbers of Gal et al. 2017 are about mnist"),
         (["RUN", "--thresholds", "90"], "thresholds are fractions such as 0.9"),
