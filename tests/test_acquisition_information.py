@@ -285,6 +285,44 @@ def test_targets_are_settings_for_the_provider() -> None:
         assert dict(af.make_strategy(spec).settings) == {"targets": "pool", "num_targets": 100}
 
 
+def test_joint_information_by_enumeration() -> None:
+    pool = random_probs(3, 4, 4, 3)
+    found = af.joint_information(KEY, np.log(pool).astype(np.float32))
+    whole = [about_parameters(pool[: count + 1]) for count in range(4)]
+    np.testing.assert_allclose(np.cumsum(found), whole, atol=1e-5)
+    assert found[0] == pytest.approx(float(bald(np.log(pool[:1]).astype(np.float32))[0]), abs=1e-6)
+
+
+def test_joint_information_of_copies_is_nothing_new() -> None:
+    """Samples that are sure and disagree: the first label tells all, its copies nothing."""
+    probs = np.zeros((3, 2, 2))
+    probs[:, 0, 0] = probs[:, 1, 1] = 1
+    with np.errstate(divide="ignore"):
+        found = af.joint_information(KEY, np.log(probs).astype(np.float32))
+    np.testing.assert_allclose(found, [np.log(2), 0, 0], atol=1e-6)
+
+
+def test_joint_information_of_a_batch_is_its_scores() -> None:
+    """Sampled as well, from another key: within the error of the draws."""
+    pool = random_probs(4, *LARGER)
+    spec = "batch_bald:max_exact=20,num_configs=20000"
+    selection = pick(spec, candidates_of(pool), 5)
+    batch = np.log(pool[positions_of(selection)]).astype(np.float32)
+    found = af.joint_information(KEY, batch, max_exact=20, num_configs=20_000)
+    np.testing.assert_allclose(found[:3], selection.scores[:3], atol=2e-6)  # 1, 4, 16 <= 20
+    np.testing.assert_allclose(found, selection.scores, atol=0.01)
+    exact = about_parameters(pool[positions_of(selection)])
+    assert float(found.sum()) == pytest.approx(exact, abs=0.02)
+    assert found.sum() < bald(batch).sum()
+
+
+def test_joint_information_refuses() -> None:
+    with pytest.raises(ValueError, match=r"\[B, K, C\]"):
+        af.joint_information(KEY, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="num_configs"):
+        af.joint_information(KEY, np.zeros((2, 3, 4)), num_configs=0)
+
+
 def test_joint_entropy_by_enumeration() -> None:
     pool = random_probs(9, 3, 4, 3)
     pool[0, :, 0] = 0  # a label that cannot be

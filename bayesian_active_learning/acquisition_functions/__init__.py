@@ -7,7 +7,7 @@ Arrays in, arrays out: nothing here ever sees a model. Scores map log-probabilit
 
 from bayesian_active_learning.acquisition_functions.acquire import acquire, check_log_probs
 from bayesian_active_learning.acquisition_functions.bait import bait
-from bayesian_active_learning.acquisition_functions.batch_bald import batch_bald
+from bayesian_active_learning.acquisition_functions.batch_bald import batch_bald, joint_information
 from bayesian_active_learning.acquisition_functions.clustering import (
     cluster_margin,
     kmeans,
@@ -94,6 +94,7 @@ __all__ = [
     "greedy_oracle",
     "input_gradient",
     "joint_entropy",
+    "joint_information",
     "kmeans",
     "kmeans_pp",
     "knearest",

@@ -4,11 +4,19 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from bayesian_active_learning.acquisition_functions import joint, joint_greedy
 from bayesian_active_learning.acquisition_functions.scores import bald
 from bayesian_active_learning.acquisition_functions.selection import needed
-from bayesian_active_learning.types import Array, Candidates, Key, Selection, Strategy
+from bayesian_active_learning.types import (
+    Array,
+    ArrayLike,
+    Candidates,
+    Key,
+    Selection,
+    Strategy,
+)
 from bayesian_active_learning.utils import check_positive
 
 
@@ -55,6 +63,63 @@ def batch_bald(*, max_exact: int = 40_000, num_configs: int = 10_000) -> Strateg
     check_positive(max_exact=max_exact, num_configs=num_configs)
     select = functools.partial(_select, max_exact=max_exact, num_configs=num_configs)
     return Strategy(select=select, needs=frozenset({"log_probs"}), min_samples=2)
+
+
+def joint_information(
+    key: Key, log_probs: ArrayLike, *, max_exact: int = 40_000, num_configs: int = 10_000
+) -> Array:
+    """What each label of a batch adds about the parameters to the labels before it.
+
+    Entry i is I[y_i; w | y_1..y_{i-1}], so the sum is I[y_1..y_B; w], and the first entry is
+    BALD. However a batch was chosen, the sum of its BALD scores less this sum is what its
+    labels repeat. With K posterior samples no batch can tell more than ln K.
+
+    Exact while the configurations of the labels before are at most `max_exact`, sampled
+    beyond, as in `batch_bald`; for the batch that it chooses these are its scores.
+
+    Args:
+      key: consumed by the sampled part.
+      log_probs: `[B, K, C]` of consistent samples, in the order of the picks.
+      max_exact: largest number of configurations that are enumerated.
+      num_configs: configurations sampled beyond.
+
+    Returns:
+      `[B]` nats.
+
+    Raises:
+      ValueError: the shape is not `[B, K, C]`, or an option that is not positive.
+    """
+    check_positive(max_exact=max_exact, num_configs=num_configs)
+    log_probs = joint.checked(log_probs, "log_probs", "[B, K, C]")
+    return _information(key, log_probs, max_exact=max_exact, num_configs=num_configs)
+
+
+@functools.partial(jax.jit, static_argnames=("max_exact", "num_configs"))
+def _information(key: Key, log_probs: Array, *, max_exact: int, num_configs: int) -> Array:
+    size, num_samples, num_classes = log_probs.shape
+    probs = jnp.exp(log_probs)
+    keys = jax.random.split(key, size)
+    num_exact = min(joint.num_exact(num_classes, max_exact), size)
+    reference = joint.prior(num_samples, log_probs.dtype).posteriors
+
+    def known(table: joint.Table, one: Array) -> Array:
+        return joint.information(table, reference, one[None])[0]
+
+    def enumerate_one(table: joint.Table, one: Array) -> tuple[joint.Table, Array]:
+        return joint.extended(table, one, len(table.weights)), known(table, one)
+
+    def draw_one(table: joint.Table, pick: tuple) -> tuple[joint.Table, Array]:
+        return joint.extended_by_draws(pick[0], table, pick[1]), known(table, pick[1])
+
+    table = joint.prior(num_samples, log_probs.dtype, max(num_classes, 2) ** (num_exact - 1))
+    table = table._replace(live=jnp.array(1, jnp.int32))
+    _, repeated = jax.lax.scan(enumerate_one, table, probs[:num_exact])
+    if num_exact < size:
+        table = joint.sampled_prior(num_configs, num_samples, log_probs.dtype)
+        (table, _) = jax.lax.scan(draw_one, table, (keys[:num_exact], probs[:num_exact]))
+        _, rest = jax.lax.scan(draw_one, table, (keys[num_exact:], probs[num_exact:]))
+        repeated = jnp.concatenate([repeated, rest])
+    return bald(log_probs) - repeated
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "max_exact", "num_configs"))
