@@ -81,6 +81,18 @@ def test_too_many_functions_are_refused():
 # Learning curves.
 
 
+def test_styles_of_ones_own_come_first():
+    mine = plotting.Style("#123456", (0, (5, 1)), "X")
+    names = [f"bald, {size} at a time" for size in range(40)]  # more than have a style
+    many = rising(names, num_seeds=1, num_rounds=3)
+    axes = axes_of(many, styles=dict.fromkeys(names[:-1], mine), thresholds=())
+    colours = [line.get_color() for line in axes.lines if line.get_marker() != "None"]
+    assert colours[:39] == [mine.colour] * 39 and colours[39] != mine.colour
+    axes = axes_of(rising(FUNCTIONS, num_rounds=3), styles={"bald": mine})
+    assert line_of(axes, "random").get_color() == "#000000"
+    assert mine.colour in [line.get_color() for line in axes.lines]
+
+
 def test_median_and_quartiles():
     what = rising(FUNCTIONS, num_rounds=9)
     axes = axes_of(what)

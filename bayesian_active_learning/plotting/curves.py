@@ -57,6 +57,7 @@ def learning_curves(
     references: References | None = None,
     references_name: str = PAPER,
     references_dataset: str = "mnist",
+    styles: Mapping[str, Style] | None = None,
 ) -> None:
     """Test metric against labels, a line per function over its seeds.
 
@@ -73,6 +74,8 @@ def learning_curves(
         the last label count drawn are left out; the legend says how many.
       references_name: whose.
       references_dataset: of which data; refused beside any other.
+      styles: function -> how it is drawn, before `function_styles`; for curves of a name of
+        their own, such as one function under several settings.
 
     Raises:
       ValueError: an empty history, an unknown metric or band, thresholds that are no
@@ -87,7 +90,9 @@ def learning_curves(
         check_references(history, references_name, references_dataset)
         if not is_accuracy:
             raise ValueError(f"references are labels to an accuracy, the metric is {metric!r}")
-    styles = function_styles(found)
+    given = styles or {}
+    ours = function_styles(name for name in found if name not in given)
+    styles = {name: given[name] if name in given else ours[name] for name in found}
     drawn = [
         _draw_function(axes, name, list(by_seed.values()), metric, band, styles[name])
         for name, by_seed in found.items()
