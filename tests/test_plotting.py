@@ -93,6 +93,19 @@ def test_styles_of_ones_own_come_first():
     assert mine.colour in [line.get_color() for line in axes.lines]
 
 
+def test_few_labels_are_counted_in_whole_numbers():
+    few = rising(FUNCTIONS, num_rounds=3)
+    for each in few.cells.values():
+        each.labels[:] = [4, 5, 6]
+    ticks = axes_of(few).get_xticks()
+    assert len(ticks) and (ticks == ticks.round()).all()
+
+
+def test_a_caption_of_ones_own():
+    shown = texts(plotting.learning_curves_figure(rising(num_rounds=3), words="Two protocols."))
+    assert "Two protocols." in shown
+
+
 def test_median_and_quartiles():
     what = rising(FUNCTIONS, num_rounds=9)
     axes = axes_of(what)

@@ -81,6 +81,8 @@ def learning_curves(
       ValueError: an empty history, an unknown metric or band, thresholds that are no
         fractions, references to other data or beside another metric.
     """
+    from matplotlib.ticker import MaxNLocator
+
     check_one_of("band", band, BANDS)
     if not all(0 <= threshold <= 1 for threshold in thresholds):
         raise ValueError(f"thresholds are fractions such as 0.9, got {list(thresholds)}")
@@ -112,6 +114,7 @@ def learning_curves(
         entries += _mark_references(axes, references, styles, end, references_name)
     axes.set_title(plain(dataset_label(history)), fontsize=11)
     axes.set_xlabel(labels_words(history))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_ylabel(metric_words(metric))
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.5, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -126,9 +129,12 @@ def learning_curves(
     )
 
 
-def learning_curves_figure(history: History, **options: Any) -> "Figure":
-    """`learning_curves` (its options) on a figure of its own, with the caption below."""
-    figure, axes = new_figure(caption=caption(history))
+def learning_curves_figure(
+    history: History, *, words: str | None = None, **options: Any
+) -> "Figure":
+    """`learning_curves` (its options) on a figure of its own, with a caption below: `words`, or
+    what `caption` says of the history."""
+    figure, axes = new_figure(caption=caption(history) if words is None else words)
     learning_curves(axes, history, **options)
     _uncover(figure, axes)
     return figure
