@@ -132,6 +132,22 @@ def test_extend_is_what_an_added_node_would_have():
     assert gaussian_fields.extend(field, np.zeros((1, 24))).tolist() == [0.5]
 
 
+def test_class_mass_threshold_gives_classes_their_share():
+    for seed in range(3):
+        field = gaussian_fields.solve(*problem(seed))
+        free = field.means[~field.labelled]
+        ones = int(field.means[field.labelled].sum())
+        share = (ones + 1) / (3 + 2)
+        scaled = np.stack([(1 - share) * (1 - free) / (1 - free).sum(), share * free / free.sum()])
+        expected = scaled.argmax(axis=0)
+        threshold = gaussian_fields.class_mass_threshold(field)
+        np.testing.assert_array_equal(free > threshold, expected == 1)
+        assert 0 < threshold < 1
+    weights = np.ones((3, 3))
+    alike = gaussian_fields.solve(weights, [0, 1], [1, 1])  # nothing speaks for class 0
+    assert gaussian_fields.class_mass_threshold(alike) == 0.5
+
+
 def test_weights_are_the_definition():
     points = RNG.normal(size=(6, 4)) + 100
     others = RNG.normal(size=(3, 4)) + 100
@@ -225,6 +241,7 @@ def test_run(two_digits: data_utils.Dataset):
         asked = np.concatenate(curve.rows)
         assert len(np.unique(asked)) == 8 and np.isin(asked, splits.pool).all()
         assert curve.test["accuracy"][-1] > 0.8
+        assert curve.test["accuracy_class_mass"][-1] > 0.8
     mbr, random = found.cells["minimum_bayes_risk", 0], found.cells["random", 0]
     assert mbr.test["accuracy"][0] == random.test["accuracy"][0]  # the same field to begin with
     assert mbr.rows[0].tolist() != random.rows[0].tolist()
