@@ -82,7 +82,7 @@ EXECUTE := -m nbconvert --to notebook --execute --inplace --log-level WARN \
            --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=-1
 
 notebooks: $(NOTEBOOKS_READY)
-	$(VENV)/bin/python -m jupytext --quiet --sync $(NOTEBOOKS)
+	$(VENV)/bin/python -m jupytext --quiet --update --to ipynb $(NOTEBOOKS)
 	BAL_NOTEBOOK_SCALE='$(SCALE)' $(TEST_ENV) $(VENV)/bin/python $(EXECUTE) $(NOTEBOOKS:.py=.ipynb)
 
 SMALL := .cache/notebooks-small

@@ -154,8 +154,11 @@ def test_every_module_has_its_place_in_the_reference():
 @pytest.mark.parametrize(
     "pins", sorted((REPOSITORY / "requirements").glob("py*.txt")), ids=lambda path: path.stem
 )
-def test_what_builds_the_site_is_pinned(pins: pathlib.Path):
+def test_what_builds_the_site_and_runs_the_notebooks_is_pinned(pins: pathlib.Path):
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    asked = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["docs"]}
+    lines = [
+        line for extra in ("docs", "notebooks") for line in project["optional-dependencies"][extra]
+    ]
+    asked = {re.match(r"[\w-]+", line)[0] for line in lines} - {project["name"]}
     pinned = {line.split("==")[0].lower() for line in pins.read_text().splitlines()}
     assert asked <= pinned
