@@ -101,9 +101,12 @@ def test_few_labels_are_counted_in_whole_numbers():
     assert len(ticks) and (ticks == ticks.round()).all()
 
 
-def test_a_caption_of_ones_own():
-    shown = texts(plotting.learning_curves_figure(rising(num_rounds=3), words="Two protocols."))
-    assert "Two protocols." in shown
+def test_a_caption_and_a_size_of_ones_own():
+    figure = plotting.learning_curves_figure(
+        rising(num_rounds=3), words="Two protocols.", inches=(9.0, 4.0)
+    )
+    assert "Two protocols." in texts(figure)
+    assert figure.get_size_inches().tolist() == [9, 4]
 
 
 def test_median_and_quartiles():

@@ -16,7 +16,7 @@ from bayesian_active_learning.history.comparison import (
 )
 from bayesian_active_learning.history.records import Curve, History
 from bayesian_active_learning.history.summary import caption, dataset_label
-from bayesian_active_learning.plotting.files import new_figure, save_png
+from bayesian_active_learning.plotting.files import INCHES, new_figure, save_png
 from bayesian_active_learning.plotting.styles import (
     GREY,
     PAPER,
@@ -130,11 +130,15 @@ def learning_curves(
 
 
 def learning_curves_figure(
-    history: History, *, words: str | None = None, **options: Any
+    history: History,
+    *,
+    words: str | None = None,
+    inches: tuple[float, float] = INCHES,
+    **options: Any,
 ) -> "Figure":
     """`learning_curves` (its options) on a figure of its own, with a caption below: `words`, or
     what `caption` says of the history."""
-    figure, axes = new_figure(caption=caption(history) if words is None else words)
+    figure, axes = new_figure(inches, caption(history) if words is None else words)
     learning_curves(axes, history, **options)
     _uncover(figure, axes)
     return figure
