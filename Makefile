@@ -9,7 +9,8 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help mnist test test-all lint format pytest pytest-all docs notebooks notebooks-small peers browser pins clean
+.PHONY: help mnist test test-all lint format pytest pytest-all docs notebooks notebooks-small peers bench browser \
+        pins clean
 
 # The first Python that starts, is recent enough and can make environments. A command being there
 # is not enough: a pyenv shim may exist and not run.
@@ -46,6 +47,7 @@ help:
 	@echo '                      SCALE=small or full, NOTEBOOKS=notebooks/NAME.py for one)'
 	@echo 'make notebooks-small  the same at small scale, into .cache: are they whole?'
 	@echo 'make peers     compare with baal, batchbald_redux and scikit-activeml (needs python3.11)'
+	@echo 'make bench     speed and memory beside the same and PyTorch, small sizes (BENCH_ARGS= for all sizes)'
 	@echo 'make browser   look at the HTML report with Chromium (a download of 300 MB)'
 	@echo 'make pins      resolve requirements/ anew for PYTHON'
 	@echo 'make clean     remove the environment and all caches'
@@ -140,6 +142,12 @@ PEERS_PIP    := $(PEERS_VENV)/bin/python -m pip -qq --disable-pip-version-check
 peers: $(PEERS_READY)
 	$(TEST_ENV) $(PEERS_VENV)/bin/python -m pytest -m peers tests/test_peers*.py
 
+# Where a peer could not be installed, the tables name it as missing.
+BENCH_ARGS ?= --quick
+
+bench: $(PEERS_READY)
+	$(PEERS_VENV)/bin/python -m benchmarks $(BENCH_ARGS)
+
 $(PEERS_READY): pyproject.toml $(PEERS_PINS) requirements/py311.txt
 	@$(PEERS_PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	    echo 'The peers are pinned for Python 3.11: make peers PEERS_PYTHON=/path/to/python3.11' >&2; false; }
@@ -175,4 +183,4 @@ pins:
 
 clean:
 	rm -rf .venv .venv-3* $(PEERS_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist docs/_build notebooks/runs *.egg-info
-	find bayesian_active_learning experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find bayesian_active_learning benchmarks experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,177 @@
+"""A whole run of BALD, 20 to 120 labels, ours and the same protocol in a specialist's PyTorch loop.
+
+The first run of ours compiles; it stands apart. So do compilations, counted by round: after the
+first round there should be none, and in a second run none at all.
+
+    python -m benchmarks.experiment --quick
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bayesian_active_learning import experiment, training
+from benchmarks import data, measure, peers
+from benchmarks.measure import OURS, Case
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Sizes(NamedTuple):
+    labels: int
+    num_train: int
+    num_test: int
+    min_steps: int
+    num_samples: int
+    pool_size: int
+    repeats: int
+    patience: float
+
+
+SIZES = {
+    "full": Sizes(120, 60_000, 10_000, 400, 100, 2_000, 3, 900.0),
+    "quick": Sizes(40, 5_000, 1_000, 100, 100, 1_000, 2, 120.0),
+    "smallest": Sizes(40, 300, 50, 3, 4, 50, 1, 1.0),
+}
+
+
+class Counter:
+    """How many programs XLA has compiled, and for how long; counts while `listening`.
+
+    A program found in a compilation cache on disk counts, too: it was not there in memory.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.seconds, self._on = 0, 0.0, False
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
+        if self._on and event == _COMPILED:
+            self.count, self.seconds = self.count + 1, self.seconds + duration_secs
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Counter"]:
+        self.count, self.seconds, self._on = 0, 0.0, True
+        try:
+            yield self
+        finally:
+            self._on = False
+
+
+def _fit(min_steps: int) -> training.FitConfig:
+    """The default settings from 400 steps on; fewer are so many steps in every round."""
+    default = training.FitConfig()
+    if min_steps >= default.min_steps:
+        return default._replace(min_steps=min_steps)
+    return default._replace(min_steps=min_steps, epochs=0)
+
+
+def run(sizes: Sizes, found: peers.Peers) -> list[dict[str, Any]]:
+    dataset = data.dataset(sizes.num_train, sizes.num_test)
+    config = experiment.Config(
+        num_samples=sizes.num_samples,
+        pool_size=sizes.pool_size,
+        fit=_fit(sizes.min_steps),
+    )
+    counter = Counter()
+    compilations: list[list[int]] = []
+
+    def ours() -> list[float]:
+        by_round: list[int] = []
+
+        def on_round(progress: experiment.Progress) -> None:
+            by_round.append(counter.count)
+
+        with counter.listening():
+            history = experiment.run(
+                config, dataset, ["bald"], labels=sizes.labels, on_round=on_round
+            )
+        compilations.append(np.diff(by_round, prepend=0).tolist())
+        return list(history.cells["bald", 0].test["accuracy"])
+
+    cases, chosen = {OURS: Case(ours)}, {}
+    if "torch" in found:
+        cases["specialist"], chosen["specialist"] = _specialist(config, dataset, sizes)
+    timings, curves = measure.interleaved(cases, repeats=sizes.repeats, patience=sizes.patience)
+    again = sum(map(sum, compilations[1:]))
+    return [
+        measure.result(
+            f"20 to {sizes.labels} labels, BALD, K = {sizes.num_samples}, first run apart",
+            timings,
+            agreement={
+                **{
+                    f"test accuracy of {name}": f"{curve[0]:.3f} to {curve[-1]:.3f}"
+                    for name, curve in curves.items()
+                },
+                "programs compiled up to the evaluation of each round": str(compilations[0]),
+                "programs compiled in later runs": again,
+            },
+            compilations_by_round=compilations,
+            seconds_for_compilation=timings[OURS].first - timings[OURS].median,
+            curves={name: list(map(float, curve)) for name, curve in curves.items()},
+            variants=chosen,
+            data=dataset.name,
+        )
+    ]
+
+
+def _specialist(config: Any, dataset: Any, sizes: Sizes) -> tuple[Case, dict[str, str]]:
+    """Its fastest step and its fastest scores, each found before."""
+    from benchmarks import torch_loop, torch_training
+    from benchmarks import torch_network as net
+
+    torch = peers.module("torch")
+    splits = experiment.seed_splits(config, dataset, 0)
+    start = torch_training.initial_weights(torch.Generator().manual_seed(0))
+    images = net.images_of(dataset.images[splits.pool[:500]])
+    labels = torch.from_numpy(dataset.labels[splits.pool[:500]].astype(np.int64))
+    masks = torch_loop.masks(min(20, config.num_samples), torch.Generator().manual_seed(0))
+
+    def steps(way: Any) -> Any:
+        return lambda: torch_training.fit(
+            start,
+            images[:20],
+            labels[:20],
+            training.minibatches(jax.random.key(0), 20, config.fit.batch_size),
+            steps=min(20, sizes.min_steps),
+            weight_decay=config.fit.weight_decay,
+            learning_rate=config.learning_rate,
+            cosine=True,
+            way=way,
+        )[0]
+
+    def scores(dense: Any, chunk: int) -> Any:
+        return lambda: net.score_pool(start, images, masks, chunk=chunk, dense=dense)
+
+    ways, chunks = torch_training.WAYS, (125, 500)
+    way = measure.fastest({name: steps(each) for name, each in ways.items()}, repeats=3)
+    both = {
+        f"{name}, {chunk}": (each, chunk) for name, each in net.DENSE.items() for chunk in chunks
+    }
+    dense = measure.fastest({name: scores(*each) for name, each in both.items()})
+
+    def whole(labels: int) -> Any:
+        return lambda: torch_loop.run(
+            config,
+            dataset,
+            splits,
+            labels=labels,
+            way=ways[way],
+            dense=both[dense][0],
+            chunk=both[dense][1],
+        )
+
+    # Nothing to compile: a run of one round warms up.
+    return Case(whole(sizes.labels), whole(20)), {
+        "step": way,
+        "scores": f"{dense} images at a time",
+    }
+
+
+main = measure.command("experiment", run, SIZES)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

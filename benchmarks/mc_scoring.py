@@ -1,0 +1,226 @@
+"""K posterior samples of the paper's network over a pool, and BALD of them.
+
+Against PyTorch's full passes (as in TorchAL), baal, batchbald_redux, and the fastest of several
+PyTorch loops by a specialist: convolutions once, shared masks, large products. The limit: all
+multiplications of convolutions and dense layers at the speed of this machine's fastest product.
+
+    python -m benchmarks.mc_scoring --quick
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bayesian_active_learning import inference
+from bayesian_active_learning.acquisition_functions import bald
+from benchmarks import data, measure, peers
+from benchmarks.measure import OURS, Case
+
+# Multiplications and additions of one image: convolutions, and the dense layers of one sample.
+CONVOLUTIONS = 2 * (25 * 25 * 32 * 16 + 22 * 22 * 32 * 512)
+DENSE = 2 * (3872 * 128 + 128 * 10)
+# Without the hidden units that a shared mask of rate 1/2 drops, on average.
+DENSE_REDUCED = DENSE / 2
+
+
+class Sizes(NamedTuple):
+    num_images: tuple[int, ...]
+    num_samples: int
+    steps: int  # of training, before
+    repeats: int
+    patience: float  # seconds of turns of one case
+    full_passes: int  # more images than this are not given to those who recompute all
+
+
+SIZES = {
+    "full": Sizes((2_000, 20_000), 100, 300, 7, 300.0, 20_000),
+    "quick": Sizes((500,), 100, 100, 3, 20.0, 500),
+    "smallest": Sizes((30,), 5, 5, 2, 1.0, 30),
+}
+
+
+def run(sizes: Sizes, found: peers.Peers) -> list[dict[str, Any]]:
+    return [_compare(count, sizes, found) for count in sizes.num_images]
+
+
+def _compare(count: int, sizes: Sizes, found: peers.Peers) -> dict[str, Any]:
+    num_samples, torch = sizes.num_samples, found.torch
+    dataset = data.dataset(max(count, 2_000), 100)
+    rows = dataset.train_rows[:count]
+    images = dataset.images[rows]
+    posterior = inference.mc_dropout(data.model(), data.trained(sizes.steps))
+    key = jax.random.key(1)
+
+    def ours() -> np.ndarray:
+        (scores,) = inference.score_pool(
+            key, posterior, images, np.arange(count), [bald], num_samples=num_samples
+        )
+        return scores
+
+    cases = {OURS: Case(ours)}
+    chosen = {}
+    if torch is not None:
+        specialist = _specialist(posterior, images, key, num_samples)
+        cases["specialist"], chosen["specialist"] = specialist["same work"]
+        cases["specialist, half the columns"], chosen["half"] = specialist["reduced"]
+        if count <= sizes.full_passes:
+            cases["full passes (PyTorch)"] = _full_passes(images, num_samples, sizes)
+            for name, make in (("baal", _baal), ("batchbald_redux", _redux)):
+                if name in found:
+                    cases[name], chosen[name] = make(posterior, images, key, num_samples)
+    cases |= measure.matrix_products(500, 3872, 128, torch)
+    timings, results = measure.interleaved(cases, repeats=sizes.repeats, patience=sizes.patience)
+    speeds = measure.product_speeds(timings)
+    flops = count * (CONVOLUTIONS + num_samples * DENSE)
+    reduced = count * (CONVOLUTIONS + num_samples * DENSE_REDUCED)
+    own = measure.without_speeds(timings)
+    return measure.result(
+        f"{count:,} images, K = {num_samples}, BALD",
+        own,
+        limits={
+            "roofline": [flops / speed for speed in speeds],
+            "roofline, half the columns": [reduced / speed for speed in speeds],
+        },
+        agreement=_agreement({name: results[name] for name in own}),
+        variants=chosen,
+        data=dataset.name,
+        gflops_product=measure.spread([speed / 1e9 for speed in speeds]),
+        gflops_ours=measure.spread([flops / seconds / 1e9 for seconds in own[OURS].runs]),
+    )
+
+
+def _agreement(scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Scores beside ours. The specialist and batchbald_redux have our masks, the others draw
+    their own for each image: their scores only have to be alike."""
+    ours = scores[OURS]
+    found: dict[str, Any] = {}
+    for name, theirs in scores.items():
+        if name == OURS:
+            continue
+        difference = float(np.abs(theirs - ours).max())
+        same = name.startswith("specialist") or name == "batchbald_redux"
+        correlation = float(np.corrcoef(theirs, ours)[0, 1])
+        found[name] = {"largest difference": difference, "correlation": correlation}
+        if same and difference > 1e-4:
+            raise AssertionError(f"{name} computes something else: scores differ by {difference}")
+    return found
+
+
+def _specialist(posterior: Any, images: np.ndarray, key: Any, num_samples: int) -> dict[str, Any]:
+    from benchmarks import torch_network as net
+
+    weights = net.weights_of(posterior.shared)
+    tensor = net.images_of(images)
+    masks = net.masks_of(key, num_samples, posterior)
+
+    def variants(ways: dict[str, Any]) -> tuple[Case, str]:
+        def make(chunk: int, dense: Any, inputs: Any) -> Callable[[], np.ndarray]:
+            return lambda: net.score_pool(weights, inputs, masks, chunk=chunk, dense=dense)
+
+        few = tensor[:1000]
+        made = {(name, chunk): way for name, way in ways.items() for chunk in (250, 1000)}
+        best = measure.fastest(
+            {f"{name}, {chunk}": make(chunk, way, few) for (name, chunk), way in made.items()}
+        )
+        name, chunk = best.rsplit(", ", 1)
+        return Case(make(int(chunk), ways[name], tensor)), f"{name}, {chunk} images at a time"
+
+    return {
+        "same work": variants(dict(net.DENSE)),
+        "reduced": variants({"without zero columns": net.without_zero_columns}),
+    }
+
+
+def _full_passes(images: np.ndarray, num_samples: int, sizes: Sizes) -> Case:
+    from benchmarks import torch_network as net
+
+    module = net.plain_module(data.trained(sizes.steps), net.AlwaysDropout)
+    tensor = net.images_of(images)
+    return Case(
+        lambda: net.full_passes(module, tensor, num_samples, 500),
+        lambda: net.full_passes(module, tensor[:50], 2, 50),
+    )
+
+
+def _baal(posterior: Any, images: np.ndarray, key: Any, num_samples: int) -> tuple[Case, str]:
+    """Its wrapper with its dropout, then its score."""
+    torch = peers.module("torch")
+    wrapper, heuristics = (
+        peers.module("baal.modelwrapper"),
+        peers.module("baal.active.heuristics"),
+    )
+    from benchmarks import torch_network as net
+
+    peers.quiet_baal()
+    patched = peers.module("baal.bayesian.dropout").patch_module(
+        net.plain_module(posterior.shared, torch.nn.Dropout)
+    )
+    tensor = net.images_of(images).contiguous()
+
+    def scorer(inputs: Any, size: int, replicate: bool) -> Callable[[], np.ndarray]:
+        arguments = wrapper.TrainingArgs(
+            batch_size=size, workers=0, use_cuda=False, replicate_in_memory=replicate
+        )
+        model = wrapper.ModelWrapper(patched, arguments)
+        labelled = torch.utils.data.TensorDataset(inputs, torch.zeros(len(inputs)))
+
+        def run() -> np.ndarray:
+            predictions = model.predict_on_dataset(labelled, num_samples, verbose=False)
+            return heuristics.BALD().get_uncertainties(predictions)
+
+        return run
+
+    ways = {
+        "replicated, 8": (8, True),
+        "one by one, 32": (32, False),
+        "one by one, 250": (250, False),
+    }
+    few = tensor[: max(20, min(100, len(tensor) // 10))]
+    best = measure.fastest({name: scorer(few, *way) for name, way in ways.items()}, repeats=1)
+    return Case(scorer(tensor, *ways[best]), scorer(few, *ways[best])), best
+
+
+def _redux(posterior: Any, images: np.ndarray, key: Any, num_samples: int) -> tuple[Case, str]:
+    """Its module with its consistent dropout and our masks, then its score."""
+    torch, dropout = peers.module("torch"), peers.module("batchbald_redux.consistent_mc_dropout")
+    batchbald = peers.module("batchbald_redux.batchbald")
+    from benchmarks import torch_network as net
+
+    layers = net.plain_module(posterior.shared, dropout.ConsistentMCDropout)
+    first, second = (mask == 0 for mask in net.masks_of(key, num_samples, posterior))
+    height, width, channels = net.HIDDEN
+    first = first.reshape(1, num_samples, height, width, channels).permute(0, 1, 4, 2, 3)
+    layers[5].mask, layers[9].mask = first, second[None]
+
+    base: Any = dropout.BayesianModule
+
+    class Network(base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def mc_forward_impl(self, inputs: Any) -> Any:
+            return torch.log_softmax(self.layers(inputs), dim=1)
+
+    network, tensor = Network(), net.images_of(images).contiguous()
+
+    def scorer(inputs: Any, size: int) -> Callable[[], np.ndarray]:
+        def run() -> np.ndarray:
+            with torch.inference_mode():
+                found = torch.cat([network(part, num_samples) for part in inputs.split(size)])
+                batch = batchbald.get_bald_batch(found, len(found))
+            return np.asarray(batch.scores)[np.argsort(batch.indices)]
+
+        return run
+
+    few = tensor[: max(20, min(100, len(tensor) // 10))]
+    best = measure.fastest({str(n): scorer(few, n) for n in (2, 8, 32)}, repeats=1)
+    return Case(scorer(tensor, int(best)), scorer(few, int(best))), f"{best} images at a time"
+
+
+main = measure.command("mc_scoring", run, SIZES)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,207 @@
+"""The paper's network in PyTorch, with our parameters: as peers take it, and as a specialist
+would write it for a CPU.
+
+Import only where torch is there.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bayesian_active_learning.types import Posterior, Variables
+
+Weights = dict[str, Tensor]
+RATES = (0.25, 0.5)  # of dropout before the two dense layers
+HIDDEN = (11, 11, 32)  # after the pooling: height, width, channels
+
+
+def weights_of(variables: Variables) -> Weights:
+    """Our parameters as a specialist has them: dense weights `[in, out]`, in the order of
+    channels last; kernels `[out, in, kh, kw]`, in the memory format of channels last."""
+    found = {}
+    for layer, values in variables.params.items():
+        name = layer.split("/")[-1]
+        weight = torch.from_numpy(np.array(values["w"]))
+        if name.startswith("conv"):
+            weight = weight.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        found[f"{name}.w"] = weight
+        found[f"{name}.b"] = torch.from_numpy(np.array(values["b"]))
+    return found
+
+
+def images_of(images: Any) -> Tensor:
+    """`[N, H, W, C]` as `[N, C, H, W]` without moving a number: that is channels last."""
+    return torch.from_numpy(np.ascontiguousarray(images, np.float32)).permute(0, 3, 1, 2)
+
+
+def plain_module(variables: Variables, dropout: Callable[[float], nn.Module]) -> Any:
+    """The textbook module that peers are given, with our parameters."""
+    module: Any = nn.Sequential(
+        nn.Conv2d(1, 32, 4),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        dropout(RATES[0]),
+        nn.Flatten(),
+        nn.Linear(3872, 128),
+        nn.ReLU(),
+        dropout(RATES[1]),
+        nn.Linear(128, 10),
+    )
+    weights = weights_of(variables)
+    first = weights["dense_1.w"].reshape(*HIDDEN, 128).permute(2, 0, 1, 3).reshape(3872, 128)
+    with torch.no_grad():
+        for layer, weight, bias in (
+            (0, weights["conv_1.w"], weights["conv_1.b"]),
+            (2, weights["conv_2.w"], weights["conv_2.b"]),
+            (7, first.T, weights["dense_1.b"]),
+            (10, weights["dense_2.w"].T, weights["dense_2.b"]),
+        ):
+            module[layer].weight.copy_(weight)
+            module[layer].bias.copy_(bias)
+    return module.eval()
+
+
+def masks_of(key: jax.Array, num_samples: int, posterior: Posterior) -> tuple[Tensor, Tensor]:
+    """The dropout masks of our K posterior samples, scaled: `[K, 3872]` and `[K, 128]`.
+
+    The network asks Haiku for one key a dropout layer, in order.
+    """
+    keys = posterior.draw(posterior.shared, key, num_samples)
+
+    def both(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sequence = hk.PRNGSequence(key)
+        first = hk.dropout(next(sequence), RATES[0], jnp.ones((3872, 1)))
+        return first[:, 0], hk.dropout(next(sequence), RATES[1], jnp.ones((128, 1)))[:, 0]
+
+    found = jax.vmap(both)(keys)
+    return torch.from_numpy(np.array(found[0])), torch.from_numpy(np.array(found[1]))
+
+
+def convolutions(weights: Weights, images: Tensor) -> Tensor:
+    """All before the first dropout: `[n, 3872]`."""
+    hidden = functional.conv2d(images, weights["conv_1.w"], weights["conv_1.b"]).relu_()
+    hidden = functional.conv2d(hidden, weights["conv_2.w"], weights["conv_2.b"]).relu_()
+    hidden = functional.max_pool2d(hidden, 2)
+    return hidden.permute(0, 2, 3, 1).reshape(len(images), -1)  # a view in channels last
+
+
+# One posterior sample of the dense layers for all images of a chunk, `[K, n, 10]` in all. Masks
+# shared by all images are masks of the weights' rows.
+
+Dense = Callable[[Weights, Tensor, Tensor, Tensor], Tensor]
+
+
+def masked_activations(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Masks on activations: one product for each sample."""
+    found = hidden.new_empty(len(first), len(hidden), 10)
+    room = torch.empty_like(hidden)
+    for sample in range(len(first)):
+        torch.mul(hidden, first[sample], out=room)
+        features = torch.addmm(weights["dense_1.b"], room, weights["dense_1.w"]).relu_()
+        features *= second[sample]
+        torch.addmm(weights["dense_2.b"], features, weights["dense_2.w"], out=found[sample])
+    return found
+
+
+def masked_weights(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Masks on weights: one product for each sample."""
+    found = hidden.new_empty(len(first), len(hidden), 10)
+    for sample in range(len(first)):
+        inner = weights["dense_1.w"] * first[sample][:, None]
+        features = torch.addmm(weights["dense_1.b"], hidden, inner).relu_()
+        outer = weights["dense_2.w"] * second[sample][:, None]
+        torch.addmm(weights["dense_2.b"], features, outer, out=found[sample])
+    return found
+
+
+def _side_by_side(together: int) -> Dense:
+    def dense(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        found = hidden.new_empty(len(first), len(hidden), 10)
+        bias = weights["dense_1.b"].repeat(together)
+        outer = weights["dense_2.w"] * second[:, :, None]
+        for start in range(0, len(first), together):
+            part = first[start : start + together]
+            inner = (weights["dense_1.w"][:, None] * part.T[:, :, None]).reshape(len(hidden.T), -1)
+            features = torch.addmm(bias[: inner.shape[1]], hidden, inner).relu_()
+            features = features.reshape(len(hidden), len(part), 128).transpose(0, 1)
+            torch.baddbmm(
+                weights["dense_2.b"],
+                features,
+                outer[start : start + together],
+                out=found[start : start + together],
+            )
+        return found
+
+    return dense
+
+
+def without_zero_columns(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Hidden units that the second mask drops are not computed: exact, and half the work."""
+    found = hidden.new_empty(len(first), len(hidden), 10)
+    for sample in range(len(first)):
+        kept = second[sample].nonzero()[:, 0]
+        inner = weights["dense_1.w"][:, kept] * first[sample][:, None]
+        features = torch.addmm(weights["dense_1.b"][kept], hidden, inner).relu_()
+        outer = weights["dense_2.w"][kept] * second[sample][kept, None]
+        torch.addmm(weights["dense_2.b"], features, outer, out=found[sample])
+    return found
+
+
+DENSE: dict[str, Dense] = {
+    "masked activations": masked_activations,
+    "masked weights": masked_weights,
+    "4 samples side by side": _side_by_side(4),
+    "20 samples side by side": _side_by_side(20),
+}
+"""Ways to do the same work; a specialist keeps the fastest."""
+
+
+def bald(log_probs: Tensor) -> Tensor:
+    """BALD of `[K, n, C]` log-probabilities."""
+    mean = log_probs.logsumexp(dim=0) - np.log(len(log_probs))
+    entropy = -(mean.exp() * mean).sum(dim=-1)
+    return entropy + (log_probs.exp() * log_probs).sum(dim=-1).mean(dim=0)
+
+
+@torch.inference_mode()
+def log_probs(
+    weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor], *, chunk: int, dense: Dense
+) -> Iterator[Tensor]:
+    """`[K, n, C]` of one chunk of images after another."""
+    for part in images.split(chunk):
+        hidden = convolutions(weights, part)
+        yield functional.log_softmax(dense(weights, hidden, *masks), dim=-1)
+
+
+def score_pool(
+    weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor], *, chunk: int, dense: Dense
+) -> np.ndarray:
+    """BALD of `images` under the posterior samples with these masks, `[N]`."""
+    found = [bald(each) for each in log_probs(weights, images, masks, chunk=chunk, dense=dense)]
+    return torch.cat(found).numpy()
+
+
+@torch.inference_mode()
+def full_passes(module: nn.Module, images: Tensor, num_samples: int, chunk: int) -> np.ndarray:
+    """BALD the way most published code has it: the whole network for every sample."""
+    scores = []
+    for part in images.split(chunk):
+        passes = [functional.log_softmax(module(part), dim=-1) for _ in range(num_samples)]
+        scores.append(bald(torch.stack(passes)))
+    return torch.cat(scores).numpy()
+
+
+class AlwaysDropout(nn.Dropout):
+    """Dropout that is on in `eval`, too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.dropout(input, self.p, True)
