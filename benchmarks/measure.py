@@ -41,10 +41,15 @@ class Case(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds: of the first call, and of each call after it. NaN where a case had no turn."""
+    """Seconds: of the first call, and of each call after it. NaN where a case had no turn.
+
+    cpu: of the processor, all threads together, for each turn. Far fewer than threads times
+    seconds: somebody else was there, or the work waited.
+    """
 
     first: float
     runs: tuple[float, ...]
+    cpu: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
@@ -55,11 +60,11 @@ class Timing(NamedTuple):
         return [seconds for seconds in self.runs if seconds == seconds]
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds until the result is there, and the result."""
-    start = time.perf_counter()
+def timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds until the result is there, those of the processor, and the result."""
+    start, cpu = time.perf_counter(), time.process_time()
     result = jax.block_until_ready(function())
-    return time.perf_counter() - start, result
+    return time.perf_counter() - start, time.process_time() - cpu, result
 
 
 def interleaved(
@@ -77,12 +82,13 @@ def interleaved(
     """
     first: dict[str, float] = {}
     runs: dict[str, list[float]] = {name: [] for name in cases}
+    cpu: dict[str, list[float]] = {name: [] for name in cases}
     results: dict[str, Any] = {}
     gc.collect()
     gc.freeze()  # batchbald_redux collects garbage again and again: let it find its own alone
     try:
         for name, case in cases.items():
-            first[name], _ = timed(case.warm or case.run)
+            first[name], *_ = timed(case.warm or case.run)
         order = np.random.default_rng(0)
         for _ in range(repeats):
             for name in order.permutation(list(cases)).tolist():
@@ -90,11 +96,13 @@ def interleaved(
                     runs[name].append(float("nan"))
                     continue
                 time.sleep(PAUSE)
-                seconds, results[name] = timed(cases[name].run)
+                seconds, busy, results[name] = timed(cases[name].run)
                 runs[name].append(seconds)
+                cpu[name].append(busy)
     finally:
         gc.unfreeze()
-    return {name: Timing(first[name], tuple(runs[name])) for name in cases}, results
+    timings = {name: Timing(first[name], tuple(runs[name]), tuple(cpu[name])) for name in cases}
+    return timings, results
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -136,7 +144,12 @@ def result(
     found = {
         "case": case,
         "seconds": {
-            name: {"first": timing.first, "runs": timing.there, **spread(timing.runs)}
+            name: {
+                "first": timing.first,
+                "runs": timing.there,
+                "cpu": list(timing.cpu),
+                **spread(timing.runs),
+            }
             for name, timing in timings.items()
         },
         "times_ours": {
@@ -159,11 +172,13 @@ def result(
 def table(found: Mapping[str, Any]) -> str:
     """A result in words: one line for each who did it, then limits and agreement."""
     width = max([len(name) for name in (*found["seconds"], *found["limits"])] + [10])
-    head = f"{'':{width}}  {'median':>10} {'min':>10} {'max':>10} {'first':>10}  turns"
+    head = f"{'':{width}}  {'median':>10} {'min':>10} {'max':>10} {'first':>10} {'cpu':>10}  turns"
     lines = ["", found["case"], f"{head}   times ours: median (min to max)"]
     for name, seconds in found["seconds"].items():
         numbers = (in_seconds(seconds[key]) for key in ("median", "min", "max", "first"))
         line = f"{name:{width}}  " + " ".join(f"{number:>10}" for number in numbers)
+        busy = in_seconds(statistics.median(seconds["cpu"])) if seconds["cpu"] else ""
+        line += f" {busy:>10}"
         line += f"  {len(seconds['runs']):5}"
         if name in found["times_ours"]:
             line += f"   {in_words(found['times_ours'][name])}"

@@ -122,7 +122,7 @@ def _measured(name: str, work: dict[str, Any], repeats: int, count: int) -> dict
     each = measure.spread([1e6 * value / count for value in seconds])
     return measure.result(
         name,
-        {OURS: Timing(found[0]["first"], seconds)},
+        {OURS: Timing(found[0]["first"], seconds, tuple(each["cpu"] for each in found))},
         agreement={
             "microseconds each": measure.in_words(each),
             "anonymous MB over baseline": measure.in_words(megabytes),
@@ -193,12 +193,13 @@ def _measure(work: dict[str, Any]) -> dict[str, float]:
         warm()
         first = time.perf_counter() - start
         warmed = anonymous_megabytes()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         whole()
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "first": first,
         "seconds": seconds,
+        "cpu": cpu,
         "megabytes": peak.megabytes - before,
         "after_warming": peak.megabytes - warmed,
     }

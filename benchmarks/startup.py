@@ -1,7 +1,7 @@
 """Import time, and the time from a cold process to the first acquired labels.
 
-Each is measured in processes of its own: without a compilation cache, with one that is empty,
-and with one that is filled. The same round once more in the same process is the work itself.
+Each is measured in processes of its own, without a compilation cache and with one that is
+filled. The same round once more in the same process is the work itself.
 
     python -m benchmarks.startup --quick
 """
@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks import measure, peers
 from benchmarks.measure import OURS, Timing
 
+NONE, FILLED = "no compilation cache", "compilation cache, filled"
 IMPORTS = {
     OURS: "bayesian_active_learning.acquisition_functions",
     "all of ours": "bayesian_active_learning.experiment",
@@ -74,13 +75,14 @@ class Sizes(NamedTuple):
     num_samples: int
     pool_size: int
     imports: tuple[str, ...]
+    caches: tuple[str, ...]
     repeats: int
 
 
 SIZES = {
-    "full": Sizes("convnet", 60_000, 10_000, 400, 100, 2_000, tuple(IMPORTS), 7),
-    "quick": Sizes("convnet", 5_000, 1_000, 50, 20, 500, tuple(IMPORTS), 3),
-    "smallest": Sizes("mlp", 200, 20, 2, 2, 30, (OURS,), 1),
+    "full": Sizes("convnet", 60_000, 10_000, 400, 100, 2_000, tuple(IMPORTS), (NONE, FILLED), 7),
+    "quick": Sizes("convnet", 5_000, 1_000, 50, 20, 500, tuple(IMPORTS), (NONE, FILLED), 3),
+    "smallest": Sizes("mlp", 200, 20, 2, 2, 30, (OURS,), (FILLED,), 1),
 }
 
 
@@ -126,8 +128,8 @@ def _first_labels(sizes: Sizes) -> list[dict[str, Any]]:
     fields = sizes._asdict()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("no compilation cache", "compilation cache, filled"):
-            cache = folder if name != "no compilation cache" else None
+        for name in sizes.caches:
+            cache = folder if name == FILLED else None
             marks = []
             if cache:
                 _child(ROUND.format(started=time.time(), **fields), cache)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 2_000  # labelled points compared at once
+TINY = 1e-37  # 0 log 0 = 0
 
 
 def _squared_to_one(points: Tensor, norms: Tensor, position: int) -> Tensor:
@@ -55,15 +56,19 @@ def badge(
 
 @torch.inference_mode()
 def epig(probs: Tensor, targets: Tensor, chunk: int) -> Tensor:
-    """E I[y; y*] of `[N, K, C]` and `[M, K, C]`, with joints from one product a chunk."""
-    num_targets, num_samples, num_classes = targets.shape
-    mean_targets = targets.mean(dim=1).reshape(-1)
+    """E I[y; y*] = H[y] + E H[y*] - E H[y, y*] of `[N, K, C]` and `[M, K, C]`, with joints from
+    one product a chunk and one logarithm each."""
+    num_targets, num_samples, _ = targets.shape
+    of_targets = _entropy(targets.mean(dim=1)).mean()
     columns = targets.permute(1, 0, 2).reshape(num_samples, -1) / num_samples
     found = []
     for part in probs.split(chunk):
         rows = part.permute(0, 2, 1).reshape(-1, num_samples)
         joint = rows @ columns  # [n C, M C]
-        apart = part.mean(dim=1).reshape(-1, 1) * mean_targets
-        told = torch.special.xlogy(joint, joint) - torch.special.xlogy(joint, apart)
-        found.append(told.reshape(len(part), -1).sum(dim=1) / num_targets)
+        negative = joint.clamp_min(TINY).log_().mul_(joint).reshape(len(part), -1).sum(dim=1)
+        found.append(_entropy(part.mean(dim=1)) + of_targets + negative / num_targets)
     return torch.cat(found)
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    return -(probs * probs.clamp_min(TINY).log()).sum(dim=-1)
