@@ -23,7 +23,7 @@ from benchmarks.measure import OURS, Case
 
 CONFIGS = 10_000  # joint labels: all of them up to here, as many sampled beyond
 WIDTH = 128  # of the features
-SLOW = ("baal", "scikit-activeml")  # BatchBALD by N K B, and BADGE by N B of the second
+SLOW = ("baal", "scikit-activeml")  # of BatchBALD
 
 
 class Sizes(NamedTuple):
@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
     badge: tuple[tuple[int, int], ...]  # pool N, batch B
     epig: tuple[tuple[int, int, int], ...]  # pool N, samples K, targets M
     steps: int  # of training, before
-    slow: float  # beyond it those peers are left out, and named, that would take hours: see SLOW
+    slow: float  # N K B of BatchBALD beyond which SLOW would take hours: left out, and named
     repeats: int
     patience: float
 
@@ -303,7 +303,7 @@ def _badge(count: int, batch_size: int, sizes: Sizes, found: peers.Peers) -> dic
             return torch_selection.badge(*tensors, batch_size, generator)
 
         cases["specialist"] = Case(theirs)
-    if "scikit-activeml" in found and count * batch_size <= sizes.slow:
+    if "scikit-activeml" in found:
         cases["scikit-activeml"] = Case(
             _skactiveml_badge(np.exp(log_probs), points, batch_size),
             _skactiveml_badge(np.exp(log_probs[:20]), points[:20], 2),
@@ -324,7 +324,6 @@ def _badge(count: int, batch_size: int, sizes: Sizes, found: peers.Peers) -> dic
             name: {"mean distance to a pick": potential(errors, points, np.asarray(picks[name]))}
             for name in own
         },
-        left_out=[name for name in ("scikit-activeml",) if name in found and name not in cases],
     )
 
 

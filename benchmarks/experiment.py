@@ -153,10 +153,12 @@ def _specialist(config: Any, dataset: Any, sizes: Sizes) -> tuple[Case, dict[str
     }
     dense = measure.fastest({name: scores(*each) for name, each in both.items()})
 
+    everything = torch_loop.tensors(dataset)
+
     def whole(labels: int) -> Any:
         return lambda: torch_loop.run(
             config,
-            dataset,
+            *everything,
             splits,
             labels=labels,
             way=ways[way],

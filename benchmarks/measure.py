@@ -25,6 +25,15 @@ from benchmarks import peers
 
 OURS = "ours"
 RESULTS = pathlib.Path(__file__).parent / "results"
+# What changes speed from outside; recorded.
+_VARIABLES = (
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OPENBLAS_NUM_THREADS",
+)
 PAUSE = 0.03  # seconds between cases: threads of one library spin for a while after their work
 
 
@@ -306,7 +315,7 @@ def machine() -> dict[str, Any]:
     pages = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if pages.exists():
         found["transparent_hugepage"] = pages.read_text().split("[")[-1].split("]")[0]
-    found["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")
+    found["variables"] = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     found["load_average"] = [round(load, 2) for load in os.getloadavg()]
     return found
 

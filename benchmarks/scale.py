@@ -160,7 +160,7 @@ def anonymous_megabytes() -> float:
 
 
 class Peak:
-    """The largest anonymous memory while it watches, looked at every 5 ms."""
+    """The largest anonymous memory while it watches, looked at every 20 ms."""
 
     def __init__(self) -> None:
         self.megabytes = anonymous_megabytes()
@@ -168,7 +168,7 @@ class Peak:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        while not self._stopped.wait(0.005):
+        while not self._stopped.wait(0.02):
             self.megabytes = max(self.megabytes, anonymous_megabytes())
 
     def __enter__(self) -> "Peak":

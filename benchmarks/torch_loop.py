@@ -26,9 +26,16 @@ def masks(num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     return found[0], found[1]
 
 
+def tensors(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Images and labels by row, as PyTorch takes them."""
+    images = net.images_of(dataset.images[np.arange(len(dataset.labels))])
+    return images, torch.from_numpy(dataset.labels.astype(np.int64))
+
+
 def run(
     config: Config,
-    dataset: Dataset,
+    images: Tensor,
+    classes: Tensor,
     splits: Splits,
     *,
     labels: int,
@@ -38,13 +45,11 @@ def run(
 ) -> list[float]:
     """Rounds of fit, evaluate, score, acquire; the test accuracy of each.
 
-    Images are made tensors once. Evaluation shares the convolutions between the posterior
-    samples and the pass without dropout, as ours does.
+    Images and labels are those of `tensors`, made once. Evaluation shares the convolutions
+    between the posterior samples and the pass without dropout, as ours does.
     """
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    images = net.images_of(dataset.images[np.arange(len(dataset.labels))])
-    classes = torch.from_numpy(dataset.labels.astype(np.int64))
     evaluated = torch.from_numpy(np.concatenate([splits.test, splits.validation]).astype(np.int64))
     labelled, pool = splits.initial, splits.pool
     accuracies: list[float] = []
