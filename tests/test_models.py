@@ -322,7 +322,13 @@ def test_networks_are_pure_under_jit_and_vmap():
 
 # The layers.
 
-SHAPES = [((2, 9, 7, 3), (4, 3, 3, 5)), ((1, 4, 4, 1), (4, 4, 1, 2)), ((3, 5, 6, 2), (1, 1, 2, 4))]
+SHAPES = [
+    ((2, 9, 7, 3), (4, 3, 3, 5)),
+    ((1, 4, 4, 1), (4, 4, 1, 2)),
+    ((3, 5, 6, 2), (1, 1, 2, 4)),
+    ((64, 5, 4, 2), (3, 2, 2, 3)),  # in parts
+    ((70, 5, 4, 2), (3, 2, 2, 3)),  # and a rest
+]
 
 
 def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
