@@ -21,6 +21,7 @@ PACKAGE = "bayesian_active_learning"
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 MARKED_BLOCK = re.compile(r"^<!-- wheel-test -->\s*\n```python\n(.*?)^```", re.M | re.S)
 MUST_BE_ABSENT = (
+    "benchmarks",
     "experiments",
     "tests",
     "tensorflow",
