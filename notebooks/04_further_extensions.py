@@ -125,7 +125,7 @@ task = data_utils.take_rows(task, test_rows=wanted, name="tested on 1 and 7")
 
 head = frozen_features.FrozenConfig(initial="balanced", pool_size=candidates)
 extra = 10 if SCALE == "small" else 30
-functions = ["bald", "margin", "epig", "epig:targets=test", "random"]
+functions = ["bald", "margin", "epig", "epig:targets=test", "random"][2 * (SCALE == "small") :]
 found = frozen_features.run(
     head, task, functions, range(head_seeds), labels=6 + extra, directory=f"{directory}/epig"
 )
@@ -348,7 +348,7 @@ except data_utils.DataError:
     print("Fashion-MNIST is not at hand, so this section is about scikit-learn's digits.")
     other = data_utils.load_dataset("digits")
 other = principal_components(other)
-chosen = ["bald", "max_entropy", "margin", "random"]
+chosen = ["bald", "max_entropy", "margin", "random"][2 if SCALE == "small" else 0 :]
 batches = {}
 for size in (1, 15):
     one = head._replace(num_initial_per_class=1, acquisition_size=size)
