@@ -32,7 +32,8 @@ config = experiment.Config(
 )
 experiment.run(
     config, data, {FUNCTIONS}, {SEEDS}, labels={BUDGET}, directory=sys.argv[1],
-    on_round=lambda progress: time.sleep(0.02),  # or it is over before anyone can kill it
+    # Or it is over before anyone can kill it.
+    on_round=lambda progress: time.sleep(float(sys.argv[3])),
 )
 """
 EVENTS = 1 + 9 * 2 + 8 * 2  # in each cell
@@ -59,9 +60,10 @@ class Runs:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
-    def start(self, directory: pathlib.Path) -> subprocess.Popen:
+    def start(self, directory: pathlib.Path, pause: float = 0.02) -> subprocess.Popen:
+        """pause: seconds after each round."""
         return subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(directory), str(self.data)],
+            [sys.executable, "-c", CHILD, str(directory), str(self.data), str(pause)],
             env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -154,7 +156,7 @@ def test_ctrl_c_leaves_a_log_to_go_on_from(
     runs: Runs, uninterrupted: dict[str, bytes], tmp_path: pathlib.Path
 ):
     directory = tmp_path / "run"
-    with runs.start(directory) as process:
+    with runs.start(directory, pause=0.5) as process:  # even where this process gets no turn
         code = stop(process, directory, EVENTS + 5, 0.0, signal.SIGINT)
         errors = process.stderr.read() if process.stderr else ""
     assert code in (130, -signal.SIGINT) and "KeyboardInterrupt" in errors

@@ -23,7 +23,7 @@ from bayesian_active_learning.types import Variables
 
 PLATFORMS = ("cuda", "tpu")
 DEVICE_STRATEGIES = [name for name in af.STRATEGIES if not af.make_strategy(name).host]
-IMAGES = np.zeros((4, 12, 12, 1), np.float32)
+IMAGES = np.zeros((4, 16, 16, 1), np.float32)
 
 
 def lowered(function: Any, *arguments: Any) -> str:

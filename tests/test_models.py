@@ -98,7 +98,7 @@ def test_initial_weights_are_glorot_uniform_and_biases_zero():
 def test_known_models_take_the_number_of_classes():
     for make in models.MODELS.values():
         model = make(7)
-        inputs = jnp.zeros((2, 8, 8, 1))
+        inputs = jnp.zeros((2, 16, 16, 1))
         variables = jax.eval_shape(model.init, KEY, inputs)
         apply = functools.partial(model.apply, mode="mean")
         outputs, _ = jax.eval_shape(apply, variables, None, inputs)
