@@ -18,11 +18,14 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 FUNCTIONS, SEEDS = ("bald", "random"), (0, 1)
 BUDGET = 50
 CHILD = f"""
+import signal
 import sys
 import time
 import numpy as np
 from bayesian_active_learning import data_utils, experiment, training
 
+# A shell that starts the tests in the background has them ignore it, and what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 arrays = np.load(sys.argv[2])
 data = data_utils.from_arrays(arrays["x"], arrays["y"], arrays["test_x"], arrays["test_y"])
 fit = training.FitConfig(batch_size=8, epochs=0, min_steps=20, check_every=20, weight_decay=0.1)
@@ -32,8 +35,7 @@ config = experiment.Config(
 )
 experiment.run(
     config, data, {FUNCTIONS}, {SEEDS}, labels={BUDGET}, directory=sys.argv[1],
-    # Or it is over before anyone can kill it.
-    on_round=lambda progress: time.sleep(float(sys.argv[3])),
+    on_round=lambda progress: time.sleep(0.02),  # or it is over before anyone can kill it
 )
 """
 EVENTS = 1 + 9 * 2 + 8 * 2  # in each cell
@@ -60,10 +62,9 @@ class Runs:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
-    def start(self, directory: pathlib.Path, pause: float = 0.02) -> subprocess.Popen:
-        """pause: seconds after each round."""
+    def start(self, directory: pathlib.Path) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(directory), str(self.data), str(pause)],
+            [sys.executable, "-c", CHILD, str(directory), str(self.data)],
             env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -156,7 +157,7 @@ def test_ctrl_c_leaves_a_log_to_go_on_from(
     runs: Runs, uninterrupted: dict[str, bytes], tmp_path: pathlib.Path
 ):
     directory = tmp_path / "run"
-    with runs.start(directory, pause=0.5) as process:  # even where this process gets no turn
+    with runs.start(directory) as process:
         code = stop(process, directory, EVENTS + 5, 0.0, signal.SIGINT)
         errors = process.stderr.read() if process.stderr else ""
     assert code in (130, -signal.SIGINT) and "KeyboardInterrupt" in errors
