@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments import refitted
 from experiments.command import add_which, exit_status, read
-from experiments.feature_maps import feature_maps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # By the first word of a figure's name, where it is of another size.
 _INCHES = {"penalty": (5.5, 4.8), "class": (6.5, 4.4), "acquired": (6.5, 3.8)}
+_INCHES |= {"reliability": (4.6, 4.4), "confusion": (5.5, 4.8)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
     add = root.add_argument
     add("--output", metavar="DIR", help="folder of the figures (default: the first run's)")
     add(
-        "--feature-maps",
+        "--networks",
         type=int,
         metavar="N",
-        help="also t-SNE of each function's features at N labels, by fitting the network of that "
-        "round once more",
+        help="also figures of each function's network at N labels, fitted once more: t-SNE "
+        "of its features, reliability and confusion on the test rows",
     )
     return root
 
@@ -82,11 +83,12 @@ def _plot(options: argparse.Namespace) -> int:
     words = history.caption(found)
     dataset = dataset_of(options, found)
     made = figures(options, found, dataset)
-    if options.feature_maps is not None:
+    if options.networks is not None:
         if dataset is None:
-            raise ValueError("--feature-maps needs the data of the runs, see --data")
-        for name, map_ in feature_maps(found, dataset, options.feature_maps).items():
-            made[name] = functools.partial(_figure, map_, plotting.INCHES, words)
+            raise ValueError("--networks needs the data of the runs, see --data")
+        for name, draw_network in refitted.figures(found, dataset, options.networks).items():
+            inches = _INCHES.get(name.partition("_")[0], plotting.INCHES)
+            made[name] = functools.partial(_figure, draw_network, inches, words)
     for name, draw in made.items():
         path = folder / f"{name}.png"
         plotting.save_png(path, draw, title=name.replace("_", " "), description=words)

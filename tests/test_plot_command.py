@@ -6,13 +6,13 @@ import pytest
 from driver import CONFIG, digits, go
 from PIL import Image
 
-from bayesian_active_learning import history
-from experiments import compare, feature_maps, plot
+from bayesian_active_learning import data_utils, history, plotting
+from experiments import compare, plot, refitted
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> pathlib.Path:
-    from bayesian_active_learning import data_utils, experiment
+    from bayesian_active_learning import experiment
 
     place = tmp_path_factory.mktemp("plot") / "run"
     dataset = data_utils.load_digits()
@@ -54,32 +54,46 @@ def test_some_functions_alone(run: pathlib.Path, tmp_path, capsys):
     assert "random" in said and "bald" not in said
 
 
-def test_feature_maps_are_of_the_networks_of_that_round(
+def test_figures_of_networks_are_of_those_of_that_round(
     run: pathlib.Path, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(feature_maps, "NUM_UNLABELLED", 60)  # t-SNE takes its time
-    assert plot.main([str(run), "--feature-maps", "15", "--output", str(tmp_path)]) == 0
+    monkeypatch.setattr(refitted, "NUM_UNLABELLED", 60)  # t-SNE takes its time
+    assert plot.main([str(run), "--networks", "15", "--output", str(tmp_path)]) == 0
     made = sorted(path.name for path in tmp_path.glob("features_*.png"))
     assert len(made) == 3 and made[0] == "features_bald.png"
     assert len(Image.open(tmp_path / made[0]).convert("L").getcolors()) > 10
+    for kind in ("reliability", "confusion"):
+        assert len(list(tmp_path.glob(f"{kind}_*.png"))) == 3
     capsys.readouterr()
-    assert plot.main([str(run), "--feature-maps", "16", "--output", str(tmp_path)]) == 2
+    assert plot.main([str(run), "--networks", "16", "--output", str(tmp_path)]) == 2
     assert "no round at 16 labels; there is 10, 15, 20" in capsys.readouterr().err
 
 
-def test_feature_maps_need_a_network_and_the_data(run: pathlib.Path, tmp_path, capsys):
+def test_predictions_are_those_that_the_run_evaluated(run: pathlib.Path, monkeypatch):
+    monkeypatch.setattr(refitted, "NUM_UNLABELLED", 60)
+    found = history.read_history(run)
+    drawn = refitted.figures(found, data_utils.load_digits(), 20)
+    _, axes = plotting.new_figure()
+    drawn["confusion_random"](axes)
+    words, title = axes.get_title().splitlines()
+    accuracy = found.cells["random", 0].test["accuracy"][-1]
+    assert words == "random, seed 0, 20 labels"
+    assert title == f"accuracy {accuracy:.1%}, 539 rows"
+
+
+def test_figures_of_networks_need_a_network_and_the_data(run: pathlib.Path, tmp_path, capsys):
     found = history.read_history(run)
 
     def refused(changes: dict) -> str:
         identity = {**found.config["identity"], **changes}
         changed = found._replace(config=found.config | {"identity": identity})
         history.write_history(tmp_path / "history.json", changed)
-        assert plot.main([str(tmp_path / "history.json"), "--feature-maps", "15"]) == 2
+        assert plot.main([str(tmp_path / "history.json"), "--networks", "15"]) == 2
         return capsys.readouterr().err
 
     assert "its settings do not say fit" in refused({"fit": {}})
     assert "the runs scaled their data as 'otherwise', not as" in refused({"scaling": "otherwise"})
-    assert "--feature-maps needs the data of the runs" in refused({"dataset": "npz:mine.npz"})
+    assert "--networks needs the data of the runs" in refused({"dataset": "npz:mine.npz"})
 
 
 def test_without_the_data_the_curves_are_drawn(tmp_path: pathlib.Path, capsys):
