@@ -41,16 +41,14 @@ class NoisyCopies:
 
     def __getitem__(self, rows: Any, /) -> np.ndarray:
         rows = np.arange(len(self.original))[rows]  # negative ones and slices, as NumPy has them
+        if not rows.ndim:
+            return self[rows[None]][0]
         values = np.array(self.base[self.original[rows]], dtype=np.float32)
-        noisy = np.flatnonzero(self.amount[rows]) if rows.ndim else np.arange(1)
-        chosen = np.atleast_1d(rows)[noisy]
+        noisy = np.flatnonzero(self.amount[rows])
+        chosen = rows[noisy]
         drawn = _normals(self.seed, chosen, int(np.prod(self.shape[1:])))
         drawn = drawn.reshape(len(chosen), *self.shape[1:]) * self.spread
-        amount = self.amount[chosen].reshape(-1, *[1] * (len(self.shape) - 1))
-        if rows.ndim:
-            values[noisy] += amount * drawn
-        else:
-            values += (amount * drawn)[0]
+        values[noisy] += self.amount[chosen].reshape(-1, *[1] * (len(self.shape) - 1)) * drawn
         return values
 
 
