@@ -244,10 +244,10 @@ def refit(
         counts[-1],
         False,
     )
-    rows, rounds = curve.initial_rows, []
-    for asked in curve.rows[: counts.index(labels) + 1]:
-        rounds.append((rows, np.asarray(context.oracle(rows), np.int32)))
-        rows = np.concatenate([rows, asked])
+    told = counts[: counts.index(labels) + 1]
+    rows = np.concatenate([curve.initial_rows, *curve.rows])[:labels]
+    answers = np.asarray(context.oracle(rows), np.int32)
+    rounds = [(rows[:count], answers[:count]) for count in told]
     return refit_rounds(context, seed, splits, rounds)
 
 
