@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,29 +145,20 @@ def run_cell(
     Raises:
       RunError: training diverged, or the strategy's picks are refused.
     """
-    config, dataset = context.config, context.dataset
+    config = context.config
     place = None if isinstance(log, MemoryLog) else log.path.parent / PARAMETERS
     if _is_finished(log.events, context.budget):
         if place is None or place.exists() or not context.save_parameters:
             return
     elif place is not None:
         place.unlink(missing_ok=True)  # of a round that will not be the last one
-    labels = np.asarray(dataset.labels)
-    cell = _Cell(
-        context,
-        name,
-        strategy,
-        seed,
-        splits,
-        (np.asarray(dataset.images[splits.validation]), labels[splits.validation]),
-        pool_capacity(config, splits),
-    )
+    cell = _cell(context, name, strategy, seed, splits)
     number, count = history.resume_point(log.events)
     state = _resumed(cell, log, count)
     variables: Variables | None = None
     if config.warm_start and number:
         # Parameters are no part of the log; the rounds behind us are fitted again.
-        variables = _refit(cell, log.events[:count], number)
+        variables = _warmed(cell, _logged(cell, log.events[:count], number))
     while True:
         now = _now(cell, state, number)
         network = _fit_round(cell, now, variables, log)
@@ -203,26 +194,26 @@ def refit(
     Raises:
       RunError: training diverged.
     """
-    dataset = context.dataset
-    validation = splits.validation
-    cell = _Cell(
-        context,
-        "refit",
-        make_strategy("random"),  # nothing is chosen
-        seed,
-        splits,
-        (np.asarray(dataset.images[validation]), np.asarray(dataset.labels)[validation]),
-        pool_capacity(context.config, splits),
+    cell = _cell(context, "refit", make_strategy("random"), seed, splits)  # nothing is chosen
+    *before, last = (
+        _Now(
+            number,
+            round_keys(seed, number),
+            rows,
+            labels,
+            f"seed {seed}, round {number}, {len(rows)} labels (made again)",
+        )
+        for number, (rows, labels) in enumerate(rounds)
     )
-    first = 0 if context.config.warm_start else len(rounds) - 1
-    variables: Variables | None = None
-    for number in range(first, len(rounds)):
-        rows, labels = rounds[number]
-        where = f"seed {seed}, round {number}, {len(rows)} labels (made again)"
-        now = _Now(number, round_keys(seed, number), rows, labels, where)
-        network = _fit_round(cell, now, variables, MemoryLog())
-        variables = network.variables if context.config.warm_start else None
-    return network
+    variables = _warmed(cell, before) if context.config.warm_start else None
+    return _fit_round(cell, last, variables, MemoryLog())
+
+
+def _cell(context: Context, name: str, strategy: Strategy, seed: int, splits: Splits) -> _Cell:
+    dataset, rows = context.dataset, splits.validation
+    validation = np.asarray(dataset.images[rows]), np.asarray(dataset.labels)[rows]
+    capacity = pool_capacity(context.config, splits)
+    return _Cell(context, name, strategy, seed, splits, validation, capacity)
 
 
 def pool_capacity(config: Config, splits: Splits) -> int:
@@ -323,9 +314,16 @@ def _fit_round(cell: _Cell, now: _Now, variables: Variables | None, log: Any) ->
     return Network(result.variables, posterior, result.best_step)
 
 
-def _refit(cell: _Cell, events: Sequence[Mapping[str, Any]], first: int) -> Variables | None:
-    """The parameters that a warm-started run had before round `first`."""
+def _warmed(cell: _Cell, rounds: Iterable[_Now]) -> Variables | None:
+    """The parameters after these rounds, from 0 on, each going on from those before it."""
     variables = None
+    for now in rounds:
+        variables = _fit(cell, now, variables).variables
+    return variables
+
+
+def _logged(cell: _Cell, events: Sequence[Mapping[str, Any]], first: int) -> Iterator[_Now]:
+    """The rounds before `first`, to be fitted again."""
     dataset = cell.context.dataset
     state = oracle.init(len(dataset.labels), dataset.num_classes, np.arange(len(dataset.labels)))
     rounds: dict[int, list[Mapping[str, Any]]] = {}
@@ -335,9 +333,7 @@ def _refit(cell: _Cell, events: Sequence[Mapping[str, Any]], first: int) -> Vari
     for number in range(first):
         state = oracle.replay(rounds.get(number - 1, []), state)
         now = _now(cell, state, number)
-        again = now._replace(where=f"{now.where} (made again for a warm start)")
-        variables = _fit(cell, again, variables).variables
-    return variables
+        yield now._replace(where=f"{now.where} (made again for a warm start)")
 
 
 def _evaluate_round(cell: _Cell, now: _Now, network: Network, log: Any) -> float:
