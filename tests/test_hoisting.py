@@ -156,8 +156,14 @@ def test_the_loop_over_samples_holds_no_convolution(batch: int):
     inside = names(loop.params["jaxpr"].jaxpr)
     assert "dot_general" in inside and "random_bits" in inside
     assert "conv_general_dilated" not in inside and "reduce_max" not in inside
-    counts = collections.Counter(e.primitive.name for e in equations(loop.params["jaxpr"].jaxpr))
-    assert counts["dot_general"] == 2  # the dense layers
+    dense = [
+        equation.outvars[0].aval.shape
+        for equation in equations(loop.params["jaxpr"].jaxpr)
+        if equation.primitive.name == "dot_general"
+    ]
+    # The dense layers, for some numbers of units; the last choice is all of them.
+    widths = sorted({width for _, width in dense})
+    assert widths == [10, 40, 48, 56, 64, 72, 80, 88, 128]
 
 
 def test_the_loop_over_samples_holds_one_of_two_convolutions_when_channels_drop():

@@ -5,7 +5,9 @@ from bayesian_active_learning.models.layers import (
     ConvolutionParameters,
     DropoutLinear,
     convolution,
+    last_layers,
     max_pool_2x2,
+    pooled_convolution,
 )
 from bayesian_active_learning.models.networks import (
     MODELS,
@@ -27,7 +29,9 @@ __all__ = [
     "convnet",
     "convolution",
     "from_haiku",
+    "last_layers",
     "linear",
     "max_pool_2x2",
     "mlp",
+    "pooled_convolution",
 ]

@@ -13,7 +13,8 @@ from bayesian_active_learning.models.layers import (
     channel_mask,
     convolution,
     in_small_batches,
-    max_pool_2x2,
+    last_layers,
+    pooled_convolution,
 )
 from bayesian_active_learning.types import Array, Model, Outputs, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive
@@ -42,8 +43,7 @@ def _convolutions(
     images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array
 ) -> Array:
     hidden = jax.nn.relu(convolution(images, kernel_1) + bias_1)
-    hidden = max_pool_2x2(jax.nn.relu(convolution(hidden, kernel_2) + bias_2))
-    return hidden.reshape(hidden.shape[0], -1)
+    return jax.nn.relu(pooled_convolution(hidden, kernel_2) + bias_2)
 
 
 def convnet(num_classes: int = 10) -> Model:
@@ -65,16 +65,17 @@ def convnet(num_classes: int = 10) -> Model:
             *ConvolutionParameters(32, 4, name="conv_1")(images.shape[-1]),
             *ConvolutionParameters(32, 4, name="conv_2")(32),
         )
-        convolutions = _convolutions if mode == "train" else in_small_batches(_convolutions, 64)
+        convolutions = _convolutions if mode == "train" else in_small_batches(_convolutions, 32)
         hidden = convolutions(images, *parameters)
-        features = jax.nn.relu(DropoutLinear(128, 0.25, name="dense_1")(hidden, mode))
-        return Outputs(DropoutLinear(num_classes, 0.5, name="dense_2")(features, mode), features)
+        dense = DropoutLinear(128, 0.25, name="dense_1")
+        head = DropoutLinear(num_classes, 0.5, name="dense_2")
+        return Outputs(*last_layers(hidden, dense, head, mode))
 
     return from_haiku(forward)
 
 
 def _block(images: Array, kernel: Array, bias: Array) -> Array:
-    return max_pool_2x2(jax.nn.relu(convolution(images, kernel) + bias))
+    return jax.nn.relu(pooled_convolution(images, kernel) + bias)
 
 
 def batchbald_convnet(num_classes: int = 10) -> Model:
@@ -93,16 +94,16 @@ def batchbald_convnet(num_classes: int = 10) -> Model:
                 f"batchbald_convnet expects images [B, H, W, C] of at least 16x16, got "
                 f"{images.shape}"
             )
-        block = _block if mode == "train" else in_small_batches(_block, 64)
+        block = _block if mode == "train" else in_small_batches(_block, 32)
         # A mask is never negative, so it may as well come after ReLU and pooling: what is
         # before it is then the same for all samples.
         hidden = block(images, *ConvolutionParameters(32, 5, name="conv_1")(images.shape[-1]))
         hidden = hidden * channel_mask(0.5, hidden, mode)
         hidden = block(hidden, *ConvolutionParameters(64, 5, name="conv_2")(32))
         hidden = hidden * channel_mask(0.5, hidden, mode)
-        hidden = hidden.reshape(hidden.shape[0], -1)
-        features = jax.nn.relu(DropoutLinear(128, 0.0, name="dense_1")(hidden, mode))
-        return Outputs(DropoutLinear(num_classes, 0.5, name="dense_2")(features, mode), features)
+        dense = DropoutLinear(128, 0.0, name="dense_1")
+        head = DropoutLinear(num_classes, 0.5, name="dense_2")
+        return Outputs(*last_layers(hidden, dense, head, mode))
 
     return from_haiku(forward)
 
@@ -115,10 +116,15 @@ def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: flo
 
     def forward(inputs: Array, mode: str) -> Outputs:
         features = jnp.reshape(inputs, (inputs.shape[0], -1))
-        for index, size in enumerate(hidden_sizes):
-            layer = DropoutLinear(size, rate if index else 0.0, name=f"dense_{index + 1}")
-            features = jax.nn.relu(layer(features, mode))
+        layers = [
+            DropoutLinear(size, rate if index else 0.0, name=f"dense_{index + 1}")
+            for index, size in enumerate(hidden_sizes)
+        ]
         head = DropoutLinear(num_classes, rate if hidden_sizes else 0.0, name="head")
+        for layer in layers[:-1]:
+            features = jax.nn.relu(layer(features, mode))
+        if layers:
+            return Outputs(*last_layers(features, layers[-1], head, mode))
         return Outputs(head(features, mode), features)
 
     return from_haiku(forward)
