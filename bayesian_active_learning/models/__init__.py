@@ -16,10 +16,12 @@ from bayesian_active_learning.models.networks import (
     linear,
     mlp,
 )
+from bayesian_active_learning.precision import PRECISIONS, with_precision
 
 __all__ = [
     "MODELS",
     "MODES",
+    "PRECISIONS",
     "WITHOUT_DROPOUT",
     "ConvolutionParameters",
     "DropoutLinear",
@@ -30,4 +32,5 @@ __all__ = [
     "linear",
     "max_pool_2x2",
     "mlp",
+    "with_precision",
 ]
