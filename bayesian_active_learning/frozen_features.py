@@ -31,6 +31,7 @@ from bayesian_active_learning.posteriors.logistic import (
     fit_logistic,
     sample_logistic,
 )
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.rounds import RunError
 from bayesian_active_learning.types import Array, Candidates, Key, Selection, Strategy
 from bayesian_active_learning.utils import check_positive, seven_digits
@@ -430,6 +431,7 @@ def _advance(rows: Array, count: Array, picked: Array) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+@full_precision
 def _rounds(
     strategy: Strategy, shape: _Shape, data: _Data, plan: _Plan, rows: Array, count: Array
 ) -> _Record:
@@ -446,7 +448,7 @@ def _rounds(
     return record
 
 
-_prepare_jitted = jax.jit(_prepare, static_argnums=(0, 1))
+_prepare_jitted = jax.jit(full_precision(_prepare), static_argnums=(0, 1))
 
 
 def _rounds_on_host(

@@ -3,6 +3,7 @@
 One posterior sample is one network: the K draws are made once a call and used for
 every input, so results do not depend on the chunk size or on the order of the pool.
 Memory is O(chunk_size * K * C), never O(N * K * C), unless `log_probs` is asked for.
+Products are float32 ones on every device, unless a model says less (`models.with_precision`).
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesian_active_learning.hoisting import map_draws
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
     Array,
     Key,
@@ -54,6 +56,7 @@ def deterministic(model: Model, variables: Variables) -> Posterior:
 
 
 @functools.partial(jax.jit, static_argnames=("applies", "places", "reduce"))
+@full_precision
 def _chunk(
     applies: tuple[Callable[..., Outputs], ...],
     places: tuple[int, ...],  # of each posterior's arrays in `shared`
@@ -83,9 +86,10 @@ def _chunk(
     return reduce(*log_probs)  # [n, K, C] each
 
 
-_draw = jax.jit(
-    lambda draw, shared, key, num_samples: draw(shared, key, num_samples), static_argnums=(0, 3)
-)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+@full_precision
+def _draw(draw: Callable[..., PyTree], shared: PyTree, key: Key, num_samples: int) -> PyTree:
+    return draw(shared, key, num_samples)
 
 
 def _stream(
@@ -221,6 +225,7 @@ class PointOutputs(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@full_precision
 def _point_outputs(model: Model, variables: Variables, inputs: Array) -> tuple[Array, Array]:
     outputs, _ = model.apply(variables, None, inputs, mode="mean")
     return jax.nn.log_softmax(outputs.logits), outputs.features
@@ -239,6 +244,7 @@ def outputs(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@full_precision
 def _gradient_sums(model: Model, variables: Variables, inputs: Array) -> Array:
     def loss(inputs: Array) -> Array:
         logits = model.apply(variables, None, inputs, mode="mean")[0].logits

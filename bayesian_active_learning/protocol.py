@@ -11,7 +11,7 @@ import optax
 
 from bayesian_active_learning import cold_start, posteriors, training
 from bayesian_active_learning.data_utils import Dataset, Splits, make_splits, pool_subset
-from bayesian_active_learning.models import MODELS, WITHOUT_DROPOUT
+from bayesian_active_learning.models import MODELS, PRECISIONS, WITHOUT_DROPOUT, with_precision
 from bayesian_active_learning.types import Key, Model
 from bayesian_active_learning.utils import check_one_of, check_positive
 
@@ -37,11 +37,12 @@ class Config(NamedTuple):
     fit: training.FitConfig = training.FitConfig()
     posterior: str = "mc_dropout"  # see posteriors.POSTERIORS
     initial: str = "balanced"  # over classes; or a strategy that looks at the inputs alone
+    precision: str = "float32"  # of the network's matrix products, see models.with_precision
 
 
 # Younger than some runs: at their defaults they are left out of the identity, so that
 # those runs go on.
-_YOUNGER = {"posterior": "mc_dropout", "initial": "balanced"}
+_YOUNGER = {"posterior": "mc_dropout", "initial": "balanced", "precision": "float32"}
 
 
 class Keys(NamedTuple):
@@ -112,6 +113,7 @@ def check_config(config: Config) -> None:
     for name in ("num_initial_per_class", "num_validation", "pool_size"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    check_one_of("precision", config.precision, PRECISIONS)
     training.check_config(config.fit)
     rule = posteriors.make_posterior(config.posterior)
     rule.check(config.fit)
@@ -152,9 +154,10 @@ def round_keys(seed: int, round: int) -> Keys:
 
 
 def network(config: Config, dataset: Dataset) -> tuple[Model, optax.GradientTransformation]:
-    """Model and optimizer of a config: the same objects for equal settings, so that what
+    """Model and optimizer of a config: equal ones for equal settings, so that what
     was compiled for them is found again."""
-    return _model(config.model, dataset.num_classes), _adam(config.learning_rate)
+    model = with_precision(_model(config.model, dataset.num_classes), config.precision)
+    return model, _adam(config.learning_rate)
 
 
 @functools.lru_cache(maxsize=8)

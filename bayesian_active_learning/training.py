@@ -4,6 +4,8 @@ The labelled set lives in a padded buffer, minibatches are rows of a table of
 indices made on the host, and a block of steps runs in one call over donated
 buffers with the number of steps as data. One compilation therefore serves every
 round, seed and acquisition function that share a model, an optimizer and sizes.
+Products are float32 ones on every device, unless a model says less
+(`models.with_precision`).
 """
 
 import functools
@@ -17,6 +19,7 @@ import optax
 from jax import lax
 
 from bayesian_active_learning import losses, metrics
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
     Array,
     ArrayLike,
@@ -92,6 +95,7 @@ def _compiled(
         return loss + penalty, state
 
     @functools.partial(jax.jit, donate_argnums=0)
+    @full_precision
     def block(progress, key, first, count, total, table, inputs, labels, strength, num_labelled):
         def step(i, carry):
             progress, history = carry
@@ -117,12 +121,19 @@ def _compiled(
         return lax.fori_loop(0, count, step, (progress, history))
 
     @jax.jit
+    @full_precision
     def check(params, state, inputs, labels):
         outputs, _ = model.apply(Variables(params, state), None, inputs, mode="mean")
         found = metrics.classification_metrics(jax.nn.log_softmax(outputs.logits), labels)
         return found.nll, found.accuracy
 
     return block, check
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@full_precision
+def _initial(model: Model, key: Key, inputs: Array) -> Variables:
+    return model.init(key, inputs)
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
@@ -233,7 +244,7 @@ def fit(
 
     init_key, batch_key, mask_key = jax.random.split(key, 3)
     if variables is None:
-        variables = jax.jit(model.init)(init_key, inputs[:1])
+        variables = _initial(model, init_key, inputs[:1])
     else:
         variables = _copy(variables)  # the buffers are donated below; the caller keeps his
     block, check = _compiled(model, optimizer, config.decay_coverage, config.schedule)

@@ -25,6 +25,7 @@ from jax import lax
 
 from bayesian_active_learning import training
 from bayesian_active_learning.models import vae
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import Array, ArrayLike, Key, PyTree, Source, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive, pad_rows
 
@@ -163,6 +164,7 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
     coder = vae.autoencoder(network, z_dim)
 
     @jax.jit
+    @full_precision
     def start(key, inputs):
         coder_key, judge_key = jax.random.split(key)
         variables = coder.init(coder_key, inputs)
@@ -170,6 +172,7 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
         return _Progress(variables, _ADAM.init(variables.params), params, _ADAM.init(params))
 
     @functools.partial(jax.jit, donate_argnums=0)
+    @full_precision
     def block(progress, key, first, count, labelled, unlabelled, weights):
         def step(i, carry):
             progress, history = carry
@@ -184,6 +187,7 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
         return lax.fori_loop(0, count, step, (progress, history))
 
     @jax.jit
+    @full_precision
     def log_odds(variables, params, inputs):
         return -vae.discriminator().apply(params, coder.encode(variables, inputs))
 

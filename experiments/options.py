@@ -84,6 +84,11 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
         "kmeans, typiclust, probcover, coreset or kmeans_pp",
     ),
     "learning_rate": (2e-3, "of Adam, at the first step"),
+    "precision": (
+        "float32",
+        "of the network's matrix products: float32, tensorfloat32 or bfloat16; a CPU computes in "
+        "float32 at each of them",
+    ),
 }
 _FIT: dict[str, tuple[Any, str]] = {
     "batch_size": (32, "examples a step"),

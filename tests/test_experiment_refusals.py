@@ -125,6 +125,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "bald needs scores, but has no score function",
     ),
     ({"model": "resnet"}, "unknown model 'resnet'; known: batchbald_convnet, convnet, linear, mlp"),
+    (
+        {"precision": "float16"},
+        "unknown precision 'float16'; known: float32, tensorfloat32, bfloat",
+    ),
     ({"posterior": "vogue"}, "unknown posterior 'vogue'; known: mc_dropout, deterministic, "),
     ({"posterior": "ensemble:members=1"}, "an ensemble needs at least 2 members, got 1"),
     ({"initial": "bald"}, "the initial set cannot be chosen by 'bald': it needs scores"),

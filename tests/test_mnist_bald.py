@@ -292,6 +292,10 @@ def test_weight_decay_auto_reports_the_search(tmp_path, capsys, monkeypatch):
             ["--model", "resnet"],
             "unknown model 'resnet'; known: batchbald_convnet, convnet, linear, mlp",
         ),
+        (
+            ["--precision", "half"],
+            "unknown precision 'half'; known: float32, tensorfloat32, bfloat16",
+        ),
         (["--monitor", "loss"], "unknown monitor 'loss'; known: none, nll, accuracy"),
         (["--weight-decay", "lots"], "expects a number or \"auto\", got 'lots'"),
         (

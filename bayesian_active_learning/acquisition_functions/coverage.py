@@ -30,6 +30,7 @@ from bayesian_active_learning.acquisition_functions.selection import (
     needed,
     row_bits,
 )
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import Array, ArrayLike, Candidates, Key, Selection, Strategy
 
 _NEEDS = frozenset({"features", "labelled_features", "labelled_mask"})
@@ -231,7 +232,7 @@ def _select_probcover(
     return selection._replace(filler=selection.valid & (selection.scores == 0))
 
 
-_compiled_probcover = jax.jit(_select_probcover, static_argnames="batch_size")
+_compiled_probcover = jax.jit(full_precision(_select_probcover), static_argnames="batch_size")
 
 
 def _select_estimated(

@@ -65,7 +65,8 @@ def realised_gain(
     relative = jnp.exp(known - top)
     weights = jax.nn.softmax(likelihood, axis=1)
     floor = jnp.finfo(log_probs.dtype).tiny
-    after = jnp.log(jnp.maximum(weights @ relative.T, floor))
+    likely = jnp.matmul(weights, relative.T, precision="highest")  # gains are small differences
+    after = jnp.log(jnp.maximum(likely, floor))
     before = jnp.log(jnp.maximum(jnp.mean(relative, axis=1), floor))
     return jnp.mean(after - before, axis=1)
 

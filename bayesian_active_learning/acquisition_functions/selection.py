@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import Array, ArrayLike, Candidates, Key, Selection, Strategy
 
 State = TypeVar("State")
@@ -67,15 +68,15 @@ PER_CANDIDATE = (
 def select_batch(
     strategy: Strategy, key: Key, candidates: Candidates, *, batch_size: int
 ) -> Selection:
-    """`strategy.select`, compiled once for a strategy and the shapes; as it is where it runs on
-    the host. The key is consumed."""
+    """`strategy.select`, compiled once for a strategy and the shapes, with products in
+    float32 on every device; as it is where it runs on the host. The key is consumed."""
     select = strategy.select if strategy.host else _compiled(strategy.select)
     return select(key, candidates, batch_size=batch_size)
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(select: Callable[..., Selection]) -> Callable[..., Selection]:
-    return jax.jit(select, static_argnames="batch_size")
+    return jax.jit(full_precision(select), static_argnames="batch_size")
 
 
 def check_batch_size(batch_size: int) -> int:

@@ -18,10 +18,12 @@ from bayesian_active_learning.models.networks import (
     linear,
     mlp,
 )
+from bayesian_active_learning.precision import PRECISIONS, with_precision
 
 __all__ = [
     "MODELS",
     "MODES",
+    "PRECISIONS",
     "WITHOUT_DROPOUT",
     "ConvolutionParameters",
     "DropoutLinear",
@@ -34,4 +36,5 @@ __all__ = [
     "max_pool_2x2",
     "mlp",
     "pooled_convolution",
+    "with_precision",
 ]

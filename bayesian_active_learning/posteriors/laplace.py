@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesian_active_learning import inference
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
     Array,
     Key,
@@ -75,11 +76,13 @@ def _draw_diagonal(shared: _Diagonal, key: Key, num_samples: int) -> LastLayer:
     return _split(_noise(key, num_samples, shared.deviations))
 
 
+@full_precision
 def _draw_kronecker(shared: _Kronecker, key: Key, num_samples: int) -> LastLayer:
     noise = _noise(key, num_samples, shared.deviations)  # [K, D + 1, C]
     return _split(shared.feature_vectors @ noise @ shared.class_vectors.T)
 
 
+@full_precision
 def _draw_full(shared: _Full, key: Key, num_samples: int) -> LastLayer:
     noise = _noise(key, num_samples, jnp.ones(shared.root.shape[2:], shared.root.dtype))
     return _split(jnp.einsum("aibj,kbj->kia", shared.root, noise))
@@ -89,7 +92,8 @@ def _draw_full(shared: _Full, key: Key, num_samples: int) -> LastLayer:
 def _apply(model: Model) -> Callable[[Any, LastLayer, Array], Outputs]:
     def apply(shared: Any, change: LastLayer, inputs: Array) -> Outputs:
         outputs, _ = model.apply(shared.variables, None, inputs, mode="mean")
-        logits = outputs.logits + outputs.features @ change.weights + change.bias
+        change_of_logits = jnp.matmul(outputs.features, change.weights, precision="highest")
+        logits = outputs.logits + change_of_logits + change.bias
         return Outputs(logits, outputs.features)
 
     return apply

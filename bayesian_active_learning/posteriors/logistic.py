@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import Array, ArrayLike, Key, Outputs, Posterior, PyTree
 from bayesian_active_learning.utils import check_positive, normal
 
@@ -90,6 +91,7 @@ def fit_logistic(
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
+@full_precision
 def _fit(
     inputs: Array,
     labels: Array,
@@ -117,6 +119,7 @@ def _fit(
     )
 
 
+@full_precision
 def sample_logistic(key: Key, fit: LogisticFit, num_samples: int) -> Array:
     """Exact samples `[K, D, C]` of the Gaussian around the mode.
 
@@ -148,6 +151,7 @@ def _draw(shared: PyTree, key: Key, num_samples: int) -> Array:
     return sample_logistic(key, shared, num_samples)
 
 
+@full_precision
 def _apply(shared: PyTree, weights: Array, inputs: Array) -> Outputs:
     del shared
     return Outputs(inputs @ weights, inputs)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from bayesian_active_learning import training
+from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
     Array,
     ArrayLike,
@@ -87,6 +88,7 @@ def update_swag_moments(moments: SwagMoments, variables: Variables) -> SwagMomen
 _update = jax.jit(update_swag_moments)
 
 
+@full_precision
 def _draw_parameters(shared: SwagMoments, key: Key, num_samples: int) -> PyTree:
     rank_key, noise_key = jax.random.split(key)
     rank = jax.tree.leaves(shared.deviations)[0].shape[0]
