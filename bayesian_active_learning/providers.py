@@ -104,6 +104,24 @@ def check_provided(
     vaal.check_config(_vaal_config(strategy))
 
 
+def check_fit(
+    name: str, strategy: Strategy, fit: training.FitConfig, *, warm_start: bool = False
+) -> None:
+    """Raises ValueError where the networks that `strategy` has trained for its choice could not
+    be trained as the run's own are: the rule that an ensemble as a posterior has, too."""
+    if "committee_log_probs" not in strategy.needs:
+        return
+    if fit.monitor != "none":
+        raise ValueError(
+            f"{name} trains a committee, which does not stop early: monitor must be 'none', got "
+            f"{fit.monitor!r}"
+        )
+    if warm_start:
+        raise ValueError(
+            f"{name} trains a committee, which starts fresh every round: it has no warm start"
+        )
+
+
 def check_applicable(
     name: str,
     strategy: Strategy,
@@ -268,7 +286,7 @@ def _committee(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapp
         now.labelled_rows,
         now.labels,
         num_members=members,
-        config=now.fit._replace(monitor="none"),
+        config=now.fit,
         capacity=now.capacity,
     )
     found = inference.log_probs(

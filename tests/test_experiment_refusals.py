@@ -145,6 +145,14 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"posterior": "ensemble", "fit": CONFIG.fit._replace(monitor="nll")},
         "an ensemble does not stop early: monitor must be 'none', got 'nll'",
     ),
+    (
+        {"functions": ("qbc",), "fit": CONFIG.fit._replace(monitor="nll")},
+        "qbc trains a committee, which does not stop early: monitor must be 'none', got 'nll'",
+    ),
+    (
+        {"functions": ("qbc:members=2",), "warm_start": True},
+        "qbc:members=2 trains a committee, which starts fresh every round: it has no warm start",
+    ),
     ({"functions": ("vaal:network=nonsense",)}, "unknown network 'nonsense'; known: auto, small"),
     ({"functions": ("bait:max_bytes=8",)}, "bait:max_bytes=8: .*bytes"),
     (

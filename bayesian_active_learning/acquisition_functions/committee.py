@@ -98,7 +98,8 @@ def qbc(*, disagreement: str = "consensus_kl", members: int = 5) -> Strategy:
 
     Ties go to the lower position. Three members can split in three ways only, so votes
     leave most of the choice to the order of the pool; hence the default, which has hardly
-    any ties. The key is not used.
+    any ties. The key is not used. In a run the members are trained as the run's network is,
+    but for early stopping and warm starts, with which it is refused, like an ensemble.
 
     Seung, Opper & Sompolinsky 1992, Query by committee; the measures as they say.
 
