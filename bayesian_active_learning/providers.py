@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from bayesian_active_learning import inference, posteriors, training, vaal
+from bayesian_active_learning.models import vae
 from bayesian_active_learning.types import (
     Candidates,
     Key,
@@ -152,6 +153,11 @@ def check_applicable(
             f"{name} takes at most {strategy.max_candidates:,} candidates for the memory it "
             f"needs, and here are {num_candidates:,}: score a random subset (pool_size)"
         )
+    if strategy.needs & {"unlabelled_log_odds", "latents"}:
+        try:
+            vae.network_for(tuple(source.shape[1:]), _vaal_config(strategy).network)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     if strategy.host:
         return
 
@@ -181,6 +187,8 @@ def check_applicable(
         "input_gradients": shaped(num_candidates),
         "committee_log_probs": shaped(num_candidates, members, num_classes),
         "unlabelled_log_odds": shaped(num_candidates),
+        "latents": shaped(num_candidates, _vaal_config(strategy).z_dim),
+        "labelled_latents": shaped(capacity, _vaal_config(strategy).z_dim),
         "labels": shaped(num_candidates, dtype=np.int32),
         "target_labels": shaped(_num_targets(strategy), dtype=np.int32),
     }
@@ -307,6 +315,15 @@ def _unlabelled_log_odds(
     return {"unlabelled_log_odds": vaal.unlabelled_log_odds(state, now.source, now.rows)}
 
 
+def _latents(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    config = _vaal_config(strategy)
+    state = vaal.fit_vaal(other, now.source, now.labelled_rows, now.pool, config=config)
+    # Candidates and labelled rows in one call: chunks of one shape, one compilation.
+    rows = np.concatenate([now.rows, _labelled_rows(now)])
+    found = vaal.latent_means(state, now.source, rows)
+    return {"latents": found[: len(now.rows)], "labelled_latents": found[len(now.rows) :]}
+
+
 def _vaal_config(strategy: Strategy) -> vaal.VaalConfig:
     return vaal.VaalConfig()._replace(**dict(setting(strategy, "vaal")))
 
@@ -336,4 +353,6 @@ PROVIDERS: dict[str, Provider] = {
     "input_gradients": Provider(_input_gradients, "one pass and one gradient of each candidate"),
     "committee_log_probs": Provider(_committee, "training of each member, and its passes"),
     "unlabelled_log_odds": Provider(_unlabelled_log_odds, "training of a VAE"),
+    "latents": Provider(_latents, "training of a VAE"),
+    "labelled_latents": Provider(_latents, "training of a VAE"),
 }

@@ -57,6 +57,8 @@ def make_candidates(
         "labelled_predictions": random_log_probs(generator, L, num_classes),
         "labelled_features": generator.normal(size=(L, D)).astype(np.float32),
         "target_log_probs": random_log_probs(generator, 2, num_samples, num_classes),
+        "latents": generator.normal(size=(n, D)).astype(np.float32),
+        "labelled_latents": generator.normal(size=(L, D)).astype(np.float32),
     }
     return Candidates(
         rows=(1000 + generator.permutation(3 * n)[:n]).astype(np.int32),

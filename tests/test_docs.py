@@ -33,6 +33,7 @@ NEEDS = {  # words of the page -> fields of Candidates
     "input gradients": {"input_gradients"},
     "committee": {"committee_log_probs"},
     "VAE": {"unlabelled_log_odds"},
+    "latents": {"latents"},
     "nothing": set(),
 }
 

@@ -12,7 +12,11 @@ import bayesian_active_learning.acquisition_functions as af
 from bayesian_active_learning import cold_start, experiment, history, posteriors
 
 BUDGET = 18  # the initial 10, a whole batch, and a short one
-QUICK = {"vaal": "vaal:max_steps=2", "qbc": "qbc:members=2"}
+QUICK = {
+    "vaal": "vaal:max_steps=2",
+    "vae_coreset": "vae_coreset:max_steps=2",
+    "qbc": "qbc:members=2",
+}
 
 
 @pytest.mark.parametrize("name", af.STRATEGIES)

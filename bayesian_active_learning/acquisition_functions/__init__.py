@@ -18,6 +18,7 @@ from bayesian_active_learning.acquisition_functions.committee import (
     input_gradient,
     qbc,
     vaal,
+    vae_coreset,
     variation_ratio,
     vote_entropy,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "uncertainty_uniform",
     "uwe",
     "vaal",
+    "vae_coreset",
     "variation_ratio",
     "variation_ratios",
     "variation_ratios_mode",

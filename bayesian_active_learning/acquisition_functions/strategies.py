@@ -137,6 +137,11 @@ STRATEGIES: dict[str, StrategySpec] = {
         "least like the labelled inputs, by an adversarial discriminator's word",
         "Sinha et al. 2019, arXiv:1904.00370",
     ),
+    "vae_coreset": StrategySpec(
+        committee.vae_coreset,
+        "greedy k-center of a VAE's latent means: VAAL without its discriminator",
+        f"{_MUNJAL}; Sinha et al. 2019, arXiv:1904.00370",
+    ),
     "badge": StrategySpec(
         seeding.badge,
         "k-means++ seeding of hallucinated gradients of the last layer: uncertain and diverse",
