@@ -380,7 +380,7 @@ def unlabelled_log_odds(
 
 
 def _in_chunks(
-    evaluate: Callable[[Array], Array],
+    evaluate: Callable[[Any], Array],
     source: Source,
     rows: ArrayLike,
     chunk_size: int,

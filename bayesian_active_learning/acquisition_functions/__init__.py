@@ -33,6 +33,7 @@ from bayesian_active_learning.acquisition_functions.joint import joint_entropy, 
 from bayesian_active_learning.acquisition_functions.k_center import cog, coreset
 from bayesian_active_learning.acquisition_functions.k_center_robust import coreset_robust
 from bayesian_active_learning.acquisition_functions.mixtures import (
+    mixture,
     random_mix,
     uncertainty_mix,
     uncertainty_uniform,
@@ -106,6 +107,7 @@ __all__ = [
     "margin_ratio",
     "max_entropy",
     "mean_std",
+    "mixture",
     "num_exact",
     "power",
     "probcover",
