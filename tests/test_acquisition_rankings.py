@@ -103,6 +103,23 @@ def test_power_draws_zero_scores_last_in_random_order_as_filler() -> None:
 
 
 @each_rule
+def test_batches_by_epig_are_those_by_its_scores(rule: str) -> None:
+    log_probs, targets = random_log_probs(9, 4, 3), random_log_probs(3, 4, 3)
+    candidates = pool(9, log_probs=log_probs, target_log_probs=targets, mask=np.arange(9) != 2)
+    by_name = af.make_strategy(f"{rule}:score=epig,beta=2")
+    assert by_name.needs == {"log_probs", "target_log_probs"} and by_name.min_samples == 2
+    scores = np.asarray(af.epig(candidates.log_probs, candidates.target_log_probs))
+    given = RULES[rule](beta=2.0)
+    for seed in range(3):
+        found, expected = (
+            pick(by_name, candidates, 5, seed),
+            pick(given, candidates._replace(scores=scores), 5, seed),
+        )
+        np.testing.assert_array_equal(found.positions, expected.positions)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+@each_rule
 def test_no_noise_is_the_ranking_and_scores_are_reported_unperturbed(rule: str) -> None:
     scores = np.random.default_rng(0).permutation(50) / 50 + 0.01
     candidates, reversed_scores = scored(scores), scored(scores[::-1])

@@ -169,6 +169,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "batch_bald needs at least 2 posterior samples that differ, and here there is 1",
     ),
     ({"functions": ("epig",), "posterior": "deterministic"}, "epig needs at least 2 posterior"),
+    ({"functions": ("power:score=epig",), "num_samples": 1}, "power:score=epig needs at least 2"),
     (
         {"functions": ("cluster_margin:max_bytes=800",)},
         "cluster_margin:max_bytes=800 takes at most 10 candidates .* here are 40",
