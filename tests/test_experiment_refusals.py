@@ -159,7 +159,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "vae_coreset:network=large: network 'large' wants images of 16x16 or more, got \\(8, 8, 1",
     ),
     ({"functions": ("vaal:z_dim=0",)}, "z_dim must be positive, got 0"),
-    ({"functions": ("vaal:discriminator_rate=-1",)}, "discriminator_rate must be positive, got -1"),
+    ({"functions": ("vaal:discriminator_rate=-1",)}, "discriminator_rate must not be neg"),
     ({"functions": ("vaal:adversary=-1",)}, "adversary must not be negative, got -1"),
     ({"functions": ("vae_coreset:beta=-1",)}, "beta must not be negative, got -1"),
     ({"functions": ("vae_coreset:metric=l3",)}, "unknown metric 'l3'; known: euclidean"),

@@ -150,7 +150,7 @@ def vaal(
     z_dim: int = 32,
     batch_size: int = 64,
     learning_rate: float = 5e-4,
-    discriminator_rate: float | None = None,
+    discriminator_rate: float = 0.0,
     adversary: float = 1.0,
 ) -> Strategy:
     """Variational adversarial active learning: the candidates least like the labelled ones.
@@ -163,18 +163,18 @@ def vaal(
 
     Args:
       epochs, max_steps, beta, network, z_dim, batch_size, learning_rate, discriminator_rate,
-        adversary: of the training, for whoever provides the log-odds; see `vaal.VaalConfig`.
+        adversary: of the training, for whoever provides the log-odds; see `vaal.VaalConfig`
+        (a discriminator_rate of 0 is the learning_rate).
 
     Returns:
       A strategy that needs "unlabelled_log_odds" `[N]`.
 
     Raises:
-      ValueError: options that are not positive (beta, adversary: negative).
+      ValueError: options that are not positive (beta, adversary, discriminator_rate: negative).
     """
-    rate = learning_rate if discriminator_rate is None else discriminator_rate
-    check_positive(discriminator_rate=rate)
-    if not adversary >= 0:
-        raise ValueError(f"adversary must not be negative, got {adversary}")
+    for name, value in (("adversary", adversary), ("discriminator_rate", discriminator_rate)):
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
     return Strategy(
         _SELECT_UNLABELLED,
         frozenset({"unlabelled_log_odds"}),
@@ -186,7 +186,7 @@ def vaal(
             z_dim=z_dim,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            discriminator_rate=discriminator_rate,
+            discriminator_rate=discriminator_rate or None,
             adversary=adversary,
         ),
     )
