@@ -132,6 +132,7 @@ def run(
     num_samples = make_posterior(config.posterior).num_samples(config.num_samples)
     for name, strategy in chosen.items():
         providers.check_provided(strategy, name)
+        providers.check_fit(name, strategy, config.fit, warm_start=config.warm_start)
         check_samples(name, num_samples, strategy.score)
 
     context = Context(

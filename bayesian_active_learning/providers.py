@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from bayesian_active_learning import inference, posteriors, training, vaal
+from bayesian_active_learning.models import vae
 from bayesian_active_learning.types import (
     Candidates,
     Key,
@@ -104,6 +105,24 @@ def check_provided(
     vaal.check_config(_vaal_config(strategy))
 
 
+def check_fit(
+    name: str, strategy: Strategy, fit: training.FitConfig, *, warm_start: bool = False
+) -> None:
+    """Raises ValueError where the networks that `strategy` has trained for its choice could not
+    be trained as the run's own are: the rule that an ensemble as a posterior has, too."""
+    if "committee_log_probs" not in strategy.needs:
+        return
+    if fit.monitor != "none":
+        raise ValueError(
+            f"{name} trains a committee, which does not stop early: monitor must be 'none', got "
+            f"{fit.monitor!r}"
+        )
+    if warm_start:
+        raise ValueError(
+            f"{name} trains a committee, which starts fresh every round: it has no warm start"
+        )
+
+
 def check_applicable(
     name: str,
     strategy: Strategy,
@@ -134,6 +153,11 @@ def check_applicable(
             f"{name} takes at most {strategy.max_candidates:,} candidates for the memory it "
             f"needs, and here are {num_candidates:,}: score a random subset (pool_size)"
         )
+    if strategy.needs & {"unlabelled_log_odds", "latents"}:
+        try:
+            vae.network_for(tuple(source.shape[1:]), _vaal_config(strategy).network)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     if strategy.host:
         return
 
@@ -163,6 +187,8 @@ def check_applicable(
         "input_gradients": shaped(num_candidates),
         "committee_log_probs": shaped(num_candidates, members, num_classes),
         "unlabelled_log_odds": shaped(num_candidates),
+        "latents": shaped(num_candidates, _vaal_config(strategy).z_dim),
+        "labelled_latents": shaped(capacity, _vaal_config(strategy).z_dim),
         "labels": shaped(num_candidates, dtype=np.int32),
         "target_labels": shaped(_num_targets(strategy), dtype=np.int32),
     }
@@ -268,7 +294,7 @@ def _committee(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapp
         now.labelled_rows,
         now.labels,
         num_members=members,
-        config=now.fit._replace(monitor="none"),
+        config=now.fit,
         capacity=now.capacity,
     )
     found = inference.log_probs(
@@ -287,6 +313,15 @@ def _unlabelled_log_odds(
     config = _vaal_config(strategy)
     state = vaal.fit_vaal(other, now.source, now.labelled_rows, now.pool, config=config)
     return {"unlabelled_log_odds": vaal.unlabelled_log_odds(state, now.source, now.rows)}
+
+
+def _latents(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapping[str, Any]:
+    config = _vaal_config(strategy)
+    state = vaal.fit_vaal(other, now.source, now.labelled_rows, now.pool, config=config)
+    # Candidates and labelled rows in one call: chunks of one shape, one compilation.
+    rows = np.concatenate([now.rows, _labelled_rows(now)])
+    found = vaal.latent_means(state, now.source, rows)
+    return {"latents": found[: len(now.rows)], "labelled_latents": found[len(now.rows) :]}
 
 
 def _vaal_config(strategy: Strategy) -> vaal.VaalConfig:
@@ -318,4 +353,6 @@ PROVIDERS: dict[str, Provider] = {
     "input_gradients": Provider(_input_gradients, "one pass and one gradient of each candidate"),
     "committee_log_probs": Provider(_committee, "training of each member, and its passes"),
     "unlabelled_log_odds": Provider(_unlabelled_log_odds, "training of a VAE"),
+    "latents": Provider(_latents, "training of a VAE"),
+    "labelled_latents": Provider(_latents, "training of a VAE"),
 }

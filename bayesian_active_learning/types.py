@@ -93,12 +93,14 @@ class Candidates(NamedTuple):
     input_gradients: ArrayLike | None = None  # [N], sum |d cross-entropy(f(x), argmax) / dx|
     committee_log_probs: ArrayLike | None = None  # [N, E, C], networks trained apart
     unlabelled_log_odds: ArrayLike | None = None  # [N], VAAL: log (1 - D) / D at mu(x)
+    latents: ArrayLike | None = None  # [N, Z], latent means mu(x) of a VAE without discriminator
     labels: ArrayLike | None = None  # [N], for upper bounds in plots only
     labelled_mask: ArrayLike | None = None  # [L] bool, False = padding
     labelled_labels: ArrayLike | None = None  # [L]
     labelled_scores: ArrayLike | None = None  # [L]
     labelled_predictions: ArrayLike | None = None  # [L, C] log-probabilities
     labelled_features: ArrayLike | None = None  # [L, D]
+    labelled_latents: ArrayLike | None = None  # [L, Z]
     target_log_probs: ArrayLike | None = None  # [M, K, C], inputs like those to be predicted
     target_labels: ArrayLike | None = None  # [M], for upper bounds in plots only
 

@@ -14,7 +14,7 @@ has padding, so none gets into the statistics of BatchNorm.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +38,7 @@ class VaalConfig(NamedTuple):
     batch_size: int = 64
     epochs: int = 15
     learning_rate: float = 5e-4  # of Adam, for the autoencoder and for the discriminator
+    discriminator_rate: float | None = None  # for the discriminator, where it is another
     beta: float = 1.0  # weight of the divergence from the prior, see `autoencoder_loss`
     adversary: float = 1.0  # weight of the game against the discriminator
     max_steps: int | None = 1000  # None: all that the epochs have, 10 times as many on MNIST
@@ -91,6 +92,7 @@ class _Weights(NamedTuple):
     learning_rate: Array
     beta: Array
     adversary: Array
+    discriminator_rate: Array
 
 
 class _Progress(NamedTuple):
@@ -154,7 +156,7 @@ def _discriminator_step(
     params = progress.discriminator
     loss, grads = jax.value_and_grad(loss_of)(params)
     params, optimizer = _updated(
-        grads, progress.discriminator_optimizer, params, weights.learning_rate
+        grads, progress.discriminator_optimizer, params, weights.discriminator_rate
     )
     return progress._replace(discriminator=params, discriminator_optimizer=optimizer), loss
 
@@ -194,6 +196,11 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
     return start, block, log_odds
 
 
+@functools.lru_cache(maxsize=32)
+def _encoder(network: str, z_dim: int) -> Callable[..., Array]:
+    return jax.jit(vae.autoencoder(network, z_dim).encode)
+
+
 def num_steps(config: VaalConfig, num_labelled: int, num_unlabelled: int) -> int:
     """Alternating steps that `fit_vaal` takes."""
     steps = max(1, config.epochs * ((num_labelled + num_unlabelled) // config.batch_size))
@@ -212,13 +219,14 @@ def check_config(config: VaalConfig) -> None:
         check_positive(**{name: int(value)})
     if config.batch_size < 2:
         raise ValueError("batch_size must be at least 2: one example has no batch statistics")
-    for name in ("learning_rate", "beta", "adversary"):
+    for name in ("learning_rate", "discriminator_rate", "beta", "adversary"):
         value = getattr(config, name)
-        if not 0 <= value < np.inf or (name == "learning_rate" and value == 0):
-            raise ValueError(f"{name} must be {_LEAST[name]} and finite, got {value}")
-
-
-_LEAST = {"learning_rate": "positive", "beta": "at least 0", "adversary": "at least 0"}
+        if name == "discriminator_rate" and value is None:
+            continue
+        rate = name.endswith("rate")
+        if not 0 <= value < np.inf or (rate and value == 0):
+            least = "positive" if rate else "at least 0"
+            raise ValueError(f"{name} must be {least} and finite, got {value}")
 
 
 def _checked_rows(name: str, rows: ArrayLike, source: Source) -> np.ndarray:
@@ -305,7 +313,9 @@ def fit_vaal(
         (rows, training.minibatches(batch_key, len(rows), config.batch_size))
         for rows, batch_key in ((labelled, labelled_key), (unlabelled, unlabelled_key))
     ]
-    weights = _Weights(*(jnp.float32(getattr(config, name)) for name in _Weights._fields))
+    rate = config.discriminator_rate
+    given = config._replace(discriminator_rate=config.learning_rate if rate is None else rate)
+    weights = _Weights(*(jnp.float32(getattr(given, name)) for name in _Weights._fields))
     progress = start(init_key, np.zeros((2, *source.shape[1:]), np.float32))
     total = num_steps(config, len(labelled), len(unlabelled))
     step, means = 0, np.full(2, np.nan)
@@ -331,6 +341,19 @@ def fit_vaal(
     )
 
 
+def latent_means(
+    state: VaalState, source: Source, rows: ArrayLike, *, chunk_size: int = 500
+) -> np.ndarray:
+    """mu(x), `[N, Z]` float32: where the autoencoder puts inputs. With a state that was fitted
+    with `adversary=0` this is a plain VAE, on which the discriminator had no influence.
+
+    Arguments and errors as for `unlabelled_log_odds`.
+    """
+    encode = _encoder(state.config.network, state.config.z_dim)
+    found = _in_chunks(lambda x: encode(state.variables, x), source, rows, chunk_size, "latents")
+    return np.concatenate([np.zeros((0, state.config.z_dim), np.float32), *found])
+
+
 def unlabelled_log_odds(
     state: VaalState, source: Source, rows: ArrayLike, *, chunk_size: int = 500
 ) -> np.ndarray:
@@ -349,23 +372,38 @@ def unlabelled_log_odds(
         is named).
       ArithmeticError: networks so far off that the log odds are not finite.
     """
+    _, _, log_odds = _compiled(state.config.network, state.config.z_dim)
+    found = _in_chunks(
+        lambda inputs: log_odds(state.variables, state.discriminator, inputs),
+        source,
+        rows,
+        chunk_size,
+        "log odds",
+    )
+    return np.concatenate([np.zeros(0, np.float32), *found])
+
+
+def _in_chunks(
+    evaluate: Callable[[Any], Array],
+    source: Source,
+    rows: ArrayLike,
+    chunk_size: int,
+    what: str,
+) -> Iterator[np.ndarray]:
+    """What `evaluate` makes of the inputs of `rows`, a chunk at a time, all of one shape."""
     check_positive(chunk_size=chunk_size)
     rows = _checked_rows("rows", rows, source)
-    found = [np.zeros(0, np.float32)]
-    _, _, log_odds = _compiled(state.config.network, state.config.z_dim)
     chunk_size = min(chunk_size, max(1, len(rows)))
     for begin in range(0, len(rows), chunk_size):
         part = rows[begin : begin + chunk_size]
-        inputs = _read(source, pad_rows(part, chunk_size))
-        values = np.asarray(log_odds(state.variables, state.discriminator, inputs))[: len(part)]
-        if not np.isfinite(values).all():
-            row = part[np.argmin(np.isfinite(values))]
+        values = np.asarray(evaluate(_read(source, pad_rows(part, chunk_size))))[: len(part)]
+        finite = np.isfinite(values).reshape(len(part), -1).all(axis=1)
+        if not finite.all():
             raise ArithmeticError(
-                f"the log odds of row {row} are not finite: VAAL's training diverged in its "
-                "last steps; a lower learning rate usually helps"
+                f"the {what} of row {part[np.argmin(finite)]} are not finite: VAAL's training "
+                "diverged in its last steps; a lower learning rate usually helps"
             )
-        found.append(values)
-    return np.concatenate(found)
+        yield values
 
 
 def unlabelled_probability(

@@ -272,8 +272,10 @@ def test_a_bad_labelled_row_is_not_hidden(spec: str) -> None:
     candidates = pool(np.eye(2), labelled=[[0, np.nan], [1, 1]])
     candidates = candidates._replace(features=np.nan_to_num(candidates.features))
     selection = select(spec, candidates)
-    with pytest.raises(ValueError, match="the scores of rows 100, 101 are NaN or infinite"):
+    with pytest.raises(ValueError, match="labelled features at positions 0 are NaN"):
         af.acquire(selection, candidates)
+    with pytest.raises(ValueError, match="the scores of rows 100, 101 are NaN or infinite"):
+        af.acquire(selection, candidates._replace(labelled_features=None))
 
 
 def largest_array(jaxpr: Any) -> int:

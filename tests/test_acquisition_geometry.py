@@ -459,6 +459,28 @@ def test_knearest_by_hand() -> None:
     assert not np.asarray(selection.filler).any()
 
 
+def test_knearest_of_the_labelled_that_are_fitted_worst() -> None:
+    """The third is predicted with confidence, and wrongly: no score of uncertainty starts there."""
+    probs = np.array([[0.55, 0.45], [0.1, 0.9], [0.95, 0.05], [0.5, 0.5], [0.5, 0.5]])
+    candidates = pool(
+        [0.1, 9.9, 20.4, 0.3, 0.2, 19.5, 10.2],
+        labelled=[0, 10, 20],
+        labelled_predictions=np.log(probs).astype(np.float32),
+        labelled_labels=np.int32([0, 1, 1, 0, 0]),
+    )
+    positions, scores, _ = run("knearest:neighbours=2,score=loss", candidates, 5)
+    assert positions == [2, 5, 0, 4, 1]
+    np.testing.assert_allclose(scores, [-0.4, -0.5, -0.1, -0.2, -0.1], atol=1e-6)
+    strategy = af.make_strategy("knearest:score=loss")
+    assert strategy.score is None and "labelled_scores" not in strategy.needs
+    certain = candidates.labelled_predictions.copy()
+    certain[2] = [0, -np.inf]  # an infinite loss is the first of all, not an error
+    assert run("knearest:score=loss", candidates._replace(labelled_predictions=certain), 2)[0] == [
+        2,
+        5,
+    ]
+
+
 @each_metric
 def test_knearest_against_loops(metric: str) -> None:
     for seed in range(3):
@@ -497,5 +519,7 @@ def test_knearest_fills_at_random() -> None:
 
 def test_knearest_does_not_hide_a_bad_score() -> None:
     candidates = pool([1, 2, 3], labelled=[0], labelled_scores=np.float32([np.nan, 0, 0]))
-    with pytest.raises(ValueError, match="scores of rows 100, 101, 102 are NaN"):
+    with pytest.raises(ValueError, match="labelled scores at positions 0 are NaN"):
         run("knearest", candidates, 3)
+    selection = compiled("knearest")(jax.random.key(0), candidates, batch_size=3)
+    assert np.isnan(selection.scores).all()

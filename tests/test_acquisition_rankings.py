@@ -103,6 +103,23 @@ def test_power_draws_zero_scores_last_in_random_order_as_filler() -> None:
 
 
 @each_rule
+def test_batches_by_epig_are_those_by_its_scores(rule: str) -> None:
+    log_probs, targets = random_log_probs(9, 4, 3), random_log_probs(3, 4, 3)
+    candidates = pool(9, log_probs=log_probs, target_log_probs=targets, mask=np.arange(9) != 2)
+    by_name = af.make_strategy(f"{rule}:score=epig,beta=2")
+    assert by_name.needs == {"log_probs", "target_log_probs"} and by_name.min_samples == 2
+    scores = np.asarray(af.epig(candidates.log_probs, candidates.target_log_probs))
+    given = RULES[rule](beta=2.0)
+    for seed in range(3):
+        found, expected = (
+            pick(by_name, candidates, 5, seed),
+            pick(given, candidates._replace(scores=scores), 5, seed),
+        )
+        np.testing.assert_array_equal(found.positions, expected.positions)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+@each_rule
 def test_no_noise_is_the_ranking_and_scores_are_reported_unperturbed(rule: str) -> None:
     scores = np.random.default_rng(0).permutation(50) / 50 + 0.01
     candidates, reversed_scores = scored(scores), scored(scores[::-1])
@@ -160,6 +177,10 @@ def test_bad_numbers_are_picked_first(rule: str) -> None:
         ("uncertainty_uniform:bins=0", "bins must be between 1 and 16777216, got 0"),
         ("uncertainty_uniform:bins=99999999", "bins must be between 1 and 16777216"),
         ("uncertainty_uniform:by=x", "unknown kind of bin 'x'; known: score, rank"),
+        ("mixture:weight=2", "weight must be between 0 and 1, got 2"),
+        ("mixture:second=x", "unknown acquisition function 'x'"),
+        ("mixture:first=bald,second=margin", "these two have different score functions"),
+        ("mixture:first=vaal,second=vae_coreset", "of a mixture have different settings: {'vaal"),
         ("qbc:disagreement=x", "unknown disagreement 'x'; known: vote_entropy, variation_ratio"),
     ],
 )
@@ -234,6 +255,43 @@ def test_mixtures_show_bad_numbers() -> None:
     for strategy in (*strategies, af.uncertainty_mix(), af.uncertainty_uniform()):
         selection = compiled(strategy.select)(jax.random.key(0), scored(scores), batch_size=9)
         assert selection.positions[0] == 17
+
+
+def test_mixture_is_two_strategies_one_after_the_other() -> None:
+    """The farthest is also the most uncertain: the second one takes the next."""
+    candidates = pool(
+        6,
+        mask=[True] * 5 + [False],
+        scores=[0.9, 0.1, 0.8, 0.2, 0.3, 1.0],
+        features=[[9], [0.5], [1], [7.8], [4], [99]],
+        labelled_features=[[0]],
+    )._replace(labelled_mask=np.array([True]))
+    strategy = af.mixture(af.make_strategy("coreset"), af.make_strategy("margin"), weight=0.5)
+    selection = pick(strategy, candidates, 4)
+    assert np.asarray(selection.positions).tolist() == [0, 4, 2, 3]
+    np.testing.assert_allclose(selection.scores, [9, 4, 0.8, 0.2])
+    assert positions(strategy, candidates, 5) == [0, 4, 2, 3, 1]  # two, and three
+    assert positions(strategy, candidates, 8)[:5] == [0, 4, 3, 2, 1]
+    named = af.make_strategy("mixture:first=coreset,second=margin")
+    assert named.select is strategy.select and named.score is af.margin
+    assert named.needs == {"scores", "features", "labelled_features", "labelled_mask"}
+    for weight, alone in ((1.0, af.coreset()), (0.0, af.make_strategy("margin"))):
+        ends = af.mixture(af.coreset(), af.make_strategy("margin"), weight=weight)
+        assert positions(ends, candidates, 3) == positions(alone, candidates, 3)
+    on_the_host = af.make_strategy("mixture:first=typiclust,second=batch_bald")
+    assert on_the_host.host and on_the_host.min_samples == 2
+    assert af.make_strategy("mixture:first=coreset_robust").max_candidates == 8192
+    assert af.make_strategy("mixture:first=epig,second=qbc").settings == (
+        *af.top_epig().settings,
+        *af.qbc().settings,
+    )
+
+
+def test_the_random_part_of_a_mixture_is_uniform_over_what_is_left() -> None:
+    found = many(af.make_strategy("mixture"), scored([0.5, 0.9, 0.1, 0.2, 0.4]), 2, 3000)
+    assert (found[:, 0] == 1).all()
+    counts = np.bincount(found[:, 1], minlength=5)
+    assert counts[1] == 0 and chance(np.delete(counts, 1), np.ones(4)) > 1e-3
 
 
 def test_uncertainty_mix_takes_both_ends() -> None:

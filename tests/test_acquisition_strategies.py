@@ -57,6 +57,8 @@ def make_candidates(
         "labelled_predictions": random_log_probs(generator, L, num_classes),
         "labelled_features": generator.normal(size=(L, D)).astype(np.float32),
         "target_log_probs": random_log_probs(generator, 2, num_samples, num_classes),
+        "latents": generator.normal(size=(n, D)).astype(np.float32),
+        "labelled_latents": generator.normal(size=(L, D)).astype(np.float32),
     }
     return Candidates(
         rows=(1000 + generator.permutation(3 * n)[:n]).astype(np.int32),
@@ -240,6 +242,38 @@ def test_bad_values_are_refused_with_their_row(name: str) -> None:
             message = f"of rows {np.asarray(candidates.rows)[7]} are NaN or infinite"
             with pytest.raises(ValueError, match=message):
                 af.acquire(select(strategy, changed), changed)
+
+
+@pytest.mark.parametrize(
+    "name", [*af.STRATEGIES, "uwe:selection=k_center_greedy", "knearest:score=loss"]
+)
+def test_bad_values_of_labelled_and_target_inputs_are_refused_with_their_place(name: str) -> None:
+    """Also where no pick came near them; padding may hold anything."""
+    strategy = af.make_strategy(name)
+    candidates = make_candidates(strategy)
+    floats = [
+        need
+        for need in sorted(strategy.needs)
+        if need.startswith(("labelled_", "target_")) and getattr(candidates, need).dtype.kind == "f"
+    ]
+    if not floats:
+        pytest.skip("is told nothing of labelled or target inputs that could be NaN")
+    for field in floats:
+        for bad in (np.nan, np.inf):
+            spoilt = np.array(getattr(candidates, field))
+            spoilt[1, ...] = bad
+            changed = candidates._replace(**{field: spoilt})
+            place = "positions (\\[1\\] of the labelled rows|1 are NaN or infinite)"
+            with pytest.raises(ValueError, match=place):
+                af.acquire(select(strategy, changed), changed)
+        if field.startswith("labelled_"):
+            padding = np.array(getattr(candidates, field))
+            padding[L - 1] = np.nan
+            changed = candidates._replace(**{field: padding})
+            np.testing.assert_array_equal(
+                af.acquire(select(strategy, changed), changed),
+                af.acquire(select(strategy, candidates), candidates),
+            )
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])

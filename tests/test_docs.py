@@ -17,12 +17,15 @@ from driver import go
 import bayesian_active_learning
 import bayesian_active_learning.acquisition_functions as af
 from bayesian_active_learning import data_utils, experiment, models, training
+from bayesian_active_learning import specs as specs_of
+from bayesian_active_learning.types import Candidates
 from experiments.options import parse_seeds
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
 PAGE = (DOCS / "acquisition_functions.md").read_text(encoding="utf-8")
-ROWS = [line for line in PAGE.splitlines() if line.startswith("| `")]
+HERE, ELSEWHERE_NAMED = PAGE.split("## From other toolkits")
+ROWS = [line for line in HERE.splitlines() if line.startswith("| `")]
 NEEDS = {  # words of the page -> fields of Candidates
     "scores": {"scores"},
     "log-probs": {"log_probs"},
@@ -33,6 +36,7 @@ NEEDS = {  # words of the page -> fields of Candidates
     "input gradients": {"input_gradients"},
     "committee": {"committee_log_probs"},
     "VAE": {"unlabelled_log_odds"},
+    "latents": {"latents"},
     "nothing": set(),
 }
 
@@ -55,6 +59,41 @@ def test_needs_are_as_stated(line: str):
         assert stated == shown | implied, name
         assert cells[5] == af.STRATEGIES[name].paper
     assert len(cells) == 6 and all(cells)
+
+
+def test_what_other_toolkits_have_is_named_as_it_is_here():
+    """Each spec of the tables makes a strategy, and each option of ours that a row gives exists."""
+    part = ELSEWHERE_NAMED.split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("| ")]
+    names = [spec for row in rows for spec in re.findall("`([a-z_]+(?::[^`]*)?)`", row[1])]
+    made = [spec for spec in names if spec.partition(":")[0] in af.STRATEGIES]
+    assert len(made) > 25 and len(rows) > 35
+    for spec in made:
+        text = re.sub(r"=\.\.\.", "=?", spec)
+        given = [item.split("=") for item in text.partition(":")[2].split(",") if item]
+        known = specs_of.defaults(af.STRATEGIES[spec.partition(":")[0]].make)
+        assert {key for key, _ in given} <= set(known), spec
+        fixed = ",".join(f"{key}={value}" for key, value in given if value != "?")
+        af.make_strategy(spec.partition(":")[0] + ":" * bool(fixed) + fixed)
+
+
+def test_shares_of_softrank_are_those_of_the_margin_buckets():
+    """As the page says of MarginSampler: 60, 30 and 10 % from the buckets of ranks."""
+    chances = np.arange(1, 2001) ** -0.6 / np.sum(np.arange(1, 2001) ** -0.6)
+    shares = [part.sum() for part in np.split(chances, [600, 1400])]
+    np.testing.assert_allclose(shares, [0.60, 0.26, 0.14], atol=0.005)
+    strategy = af.make_strategy("softrank:score=margin,beta=0.6")
+    candidates = Candidates(
+        np.arange(2000, dtype=np.int32),
+        np.ones(2000, bool),
+        scores=np.linspace(1, 0, 2000, dtype=np.float32),
+    )
+    keys = jax.random.split(jax.random.key(0), 300)
+    select = jax.jit(
+        jax.vmap(lambda key: strategy.select(key, candidates, batch_size=10).positions)
+    )
+    counts = np.histogram(select(keys), bins=[0, 600, 1400, 2000])[0]
+    np.testing.assert_allclose(counts / 3000, shares, atol=0.04)  # 4 standard deviations
 
 
 def test_the_example_of_ones_own_runs():

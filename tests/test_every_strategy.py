@@ -9,10 +9,14 @@ import pytest
 from driver import CONFIG, digits, go, log_of, logs
 
 import bayesian_active_learning.acquisition_functions as af
-from bayesian_active_learning import cold_start, experiment, history, posteriors
+from bayesian_active_learning import cold_start, data_utils, experiment, history, posteriors
 
 BUDGET = 18  # the initial 10, a whole batch, and a short one
-QUICK = {"vaal": "vaal:max_steps=2", "qbc": "qbc:members=2"}
+QUICK = {
+    "vaal": "vaal:max_steps=2",
+    "vae_coreset": "vae_coreset:max_steps=2",
+    "qbc": "qbc:members=2",
+}
 
 
 @pytest.mark.parametrize("name", af.STRATEGIES)
@@ -78,6 +82,23 @@ def test_posteriors_in_the_driver(name: str, tmp_path: pathlib.Path):
     log.write_bytes(b"".join(lines[: len(lines) // 2]))
     go("max_entropy", labels=BUDGET, config=config, directory=tmp_path)
     assert logs(tmp_path) == whole  # killed and resumed
+
+
+@pytest.mark.parametrize(
+    ("model", "posterior"),
+    [("linear", "laplace:prior_precision=100"), ("mlp", "ensemble:members=2")],
+)
+def test_heads_on_embeddings(model: str, posterior: str):
+    """Features [N, D] as data, a head with a posterior, and a cold start."""
+    data = data_utils.flatten(digits())
+    assert data.images.shape == (len(data.labels), 64)
+    fit = CONFIG.fit._replace(min_steps=200)
+    config = CONFIG._replace(model=model, posterior=posterior, initial="kmeans", fit=fit)
+    cells = go("bald", "typiclust", labels=BUDGET, data=data, config=config).cells
+    for cell in cells.values():
+        assert cell.labels.tolist() == [10, 15, 18]
+    assert cells["bald", 0].rows[0].tolist() != cells["typiclust", 0].rows[0].tolist()
+    assert cells["typiclust", 0].test["accuracy"][-1] > 0.35  # a tenth by chance
 
 
 def test_settings_younger_than_a_run_leave_its_identity_alone():

@@ -149,13 +149,31 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"posterior": "ensemble", "fit": CONFIG.fit._replace(monitor="nll")},
         "an ensemble does not stop early: monitor must be 'none', got 'nll'",
     ),
+    (
+        {"functions": ("qbc",), "fit": CONFIG.fit._replace(monitor="nll")},
+        "qbc trains a committee, which does not stop early: monitor must be 'none', got 'nll'",
+    ),
+    (
+        {"functions": ("qbc:members=2",), "warm_start": True},
+        "qbc:members=2 trains a committee, which starts fresh every round: it has no warm start",
+    ),
     ({"functions": ("vaal:network=nonsense",)}, "unknown network 'nonsense'; known: auto, small"),
+    (
+        {"functions": ("vae_coreset:network=large",)},
+        "vae_coreset:network=large: network 'large' wants images of 16x16 or more, got \\(8, 8, 1",
+    ),
+    ({"functions": ("vaal:z_dim=0",)}, "z_dim must be positive, got 0"),
+    ({"functions": ("vaal:discriminator_rate=-1",)}, "discriminator_rate must not be neg"),
+    ({"functions": ("vaal:adversary=-1",)}, "adversary must not be negative, got -1"),
+    ({"functions": ("vae_coreset:beta=-1",)}, "beta must not be negative, got -1"),
+    ({"functions": ("vae_coreset:metric=l3",)}, "unknown metric 'l3'; known: euclidean"),
     ({"functions": ("bait:max_bytes=8",)}, "bait:max_bytes=8: .*bytes"),
     (
         {"functions": ("batch_bald",), "num_samples": 1},
         "batch_bald needs at least 2 posterior samples that differ, and here there is 1",
     ),
     ({"functions": ("epig",), "posterior": "deterministic"}, "epig needs at least 2 posterior"),
+    ({"functions": ("power:score=epig",), "num_samples": 1}, "power:score=epig needs at least 2"),
     (
         {"functions": ("cluster_margin:max_bytes=800",)},
         "cluster_margin:max_bytes=800 takes at most 10 candidates .* here are 40",

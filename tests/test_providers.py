@@ -65,7 +65,7 @@ def test_shapes_are_those_of_the_buffers():
     found = collect(
         *(set(providers.PROVIDERS) - {"unlabelled_log_odds"}),
         score=af.bald,
-        settings=(("members", 2), ("num_targets", 7)),
+        settings=(("members", 2), ("num_targets", 7), ("vaal", (("max_steps", 1),))),
     )
     shapes = {name: np.shape(getattr(found, name)) for name in providers.PROVIDERS}
     width = found.features.shape[1]
@@ -83,6 +83,8 @@ def test_shapes_are_those_of_the_buffers():
         "input_gradients": (12,),
         "committee_log_probs": (12, 2, 10),
         "unlabelled_log_odds": (),
+        "latents": (12, 32),
+        "labelled_latents": (CAPACITY, 32),
     }
 
 

@@ -8,10 +8,11 @@ import optax
 import pytest
 from jax import lax
 
+import bayesian_active_learning.acquisition_functions as af
 from bayesian_active_learning import training, vaal
 from bayesian_active_learning.models import vae
 from bayesian_active_learning.training import TrainingDiverged
-from bayesian_active_learning.types import Variables
+from bayesian_active_learning.types import Candidates, Variables
 from bayesian_active_learning.vaal import VaalConfig, fit_vaal
 
 KEY = jax.random.key(0)
@@ -221,7 +222,7 @@ def test_losses_against_their_definitions():
     np.testing.assert_allclose(vaal.discriminator_loss(far, -far), 400, rtol=1e-6)
 
 
-WEIGHTS = vaal._Weights(*map(jnp.float32, (1e-2, 0.5, 3.0)))
+WEIGHTS = vaal._Weights(*map(jnp.float32, (1e-2, 0.5, 3.0, 1e-3)))
 
 
 CODER = vae.autoencoder("mlp", 32)
@@ -254,6 +255,13 @@ def test_a_step_leaves_the_other_network_as_it_was():
     assert same(second.optimizer, first.optimizer)
     for name, layer in first.discriminator.items():
         assert not np.array_equal(layer["w"], second.discriminator[name]["w"])
+    # Adam's first step is the learning rate, each network's own.
+    for old, new, rate in (
+        (before.variables.params, first.variables.params, 1e-2),
+        (first.discriminator, second.discriminator, 1e-3),
+    ):
+        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), old, new)
+        np.testing.assert_allclose(max(jax.tree.leaves(moved)), rate, rtol=1e-2)
 
 
 def test_losses_of_a_step_are_made_of_both_sets():
@@ -342,6 +350,39 @@ def test_the_unseen_mode_is_the_unlabelled_one_with_vectors_and_the_papers_weigh
     assert auc(found[150:], found[:150]) > 0.9
 
 
+def test_without_a_discriminator_the_core_set_of_latents_finds_the_unseen_mode():
+    """Labelled rows are of one mode, the pool has a tenth of the other one."""
+    labelled, pool = np.arange(100), np.arange(100, 320)  # 300 to 319 are of the other mode
+    sets = {"labelled": labelled, "unlabelled": pool, "epochs": 99, "max_steps": 150}
+    state = fit_vectors(**sets, adversary=0.0)
+    latents, known = (vaal.latent_means(state, vectors(), rows) for rows in (pool, labelled))
+    assert latents.shape == (220, 32) and latents.dtype == np.float32
+    means = CODER.encode(state.variables, jnp.asarray(vectors()[pool]))
+    np.testing.assert_allclose(latents, means, atol=1e-4)
+    chunks = vaal.latent_means(state, vectors(), pool, chunk_size=64)
+    np.testing.assert_allclose(chunks, latents, atol=1e-5)
+    candidates = Candidates(
+        pool.astype(np.int32),
+        np.ones(len(pool), bool),
+        latents=latents,
+        labelled_latents=known,
+        labelled_mask=np.ones(len(labelled), bool),
+    )
+    select = af.make_strategy("vae_coreset").select
+    selection = select(KEY, candidates, batch_size=3)
+    picked = af.acquire(selection, candidates)
+    assert picked[0] >= 300
+    for pick, score in zip(picked, selection.scores):
+        nearest = np.linalg.norm(latents[:, None] - known, axis=2).min(axis=1)
+        assert pool[np.argmax(nearest)] == pick  # the second not just the next of the ranking
+        np.testing.assert_allclose(score, nearest.max(), rtol=1e-4)
+        known = np.append(known, latents[[pick - 100]], axis=0)
+    # The discriminator had no say: with another one the latents are the same.
+    other = fit_vectors(**sets, adversary=0.0, discriminator_rate=0.1)
+    assert same(other.variables, state.variables)
+    assert not same(other.discriminator, state.discriminator)
+
+
 def test_scores_do_not_depend_on_the_chunk_or_the_order():
     state, inputs = fitted_images()
     rows = np.array([299, 0, 120, 41, 77, 200, 3])
@@ -415,7 +456,7 @@ def test_blocks_are_single_steps_one_after_another():
     init_key, *batch_keys, noise_key = jax.random.split(KEY, 4)
     progress = vaal._compiled("mlp", 32)[0](init_key, vectors()[:2])
     batches = [training.minibatches(key, len(part), 8) for key, part in zip(batch_keys, rows)]
-    weights = vaal._Weights(*map(jnp.float32, (5e-4, 1.0, 1.0)))
+    weights = vaal._Weights(*map(jnp.float32, (5e-4, 1.0, 1.0, 5e-4)))
     losses, before = [], copied(progress)
     for step in range(7):
         inputs = [vectors()[part[next(drawn)]] for part, drawn in zip(rows, batches)]
@@ -519,6 +560,7 @@ def with_bad_row(value: float) -> np.ndarray:
         (lambda: fit_vectors(max_steps=0), "max_steps must be positive, got 0"),
         (lambda: fit_vectors(block_size=0), "block_size must be positive, got 0"),
         (lambda: fit_vectors(learning_rate=0.0), "learning_rate must be positive and finite"),
+        (lambda: fit_vectors(discriminator_rate=0.0), "discriminator_rate must be positive and"),
         (lambda: fit_vectors(beta=-1.0), "beta must be at least 0 and finite, got -1.0"),
         (lambda: fit_vectors(adversary=np.nan), "adversary must be at least 0 and finite, got nan"),
         (lambda: vae.downsample(jnp.zeros((2, 8, 8)), jnp.zeros((3, 3, 1, 1))), "downsample expe"),

@@ -18,6 +18,7 @@ from bayesian_active_learning.acquisition_functions.committee import (
     input_gradient,
     qbc,
     vaal,
+    vae_coreset,
     variation_ratio,
     vote_entropy,
 )
@@ -32,6 +33,7 @@ from bayesian_active_learning.acquisition_functions.joint import joint_entropy, 
 from bayesian_active_learning.acquisition_functions.k_center import cog, coreset
 from bayesian_active_learning.acquisition_functions.k_center_robust import coreset_robust
 from bayesian_active_learning.acquisition_functions.mixtures import (
+    mixture,
     random_mix,
     uncertainty_mix,
     uncertainty_uniform,
@@ -105,6 +107,7 @@ __all__ = [
     "margin_ratio",
     "max_entropy",
     "mean_std",
+    "mixture",
     "num_exact",
     "power",
     "probcover",
@@ -124,6 +127,7 @@ __all__ = [
     "uncertainty_uniform",
     "uwe",
     "vaal",
+    "vae_coreset",
     "variation_ratio",
     "variation_ratios",
     "variation_ratios_mode",

@@ -9,7 +9,20 @@ import numpy as np
 from bayesian_active_learning.acquisition_functions.selection import PER_CANDIDATE
 from bayesian_active_learning.types import ArrayLike, Candidates, Selection
 
-_LOGARITHMS = ("log_probs", "predictions", "committee_log_probs")
+_LOGARITHMS = (
+    "log_probs",
+    "predictions",
+    "committee_log_probs",
+    "labelled_predictions",
+    "target_log_probs",
+)
+_OTHERS = (  # fields of Candidates about something else than candidates
+    "labelled_scores",
+    "labelled_predictions",
+    "labelled_features",
+    "labelled_latents",
+    "target_log_probs",
+)
 
 
 def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
@@ -24,8 +37,8 @@ def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
 
     Raises:
       ValueError: NaN or infinite values among what is known of the candidates or the scores
-        of the picks (naming the rows), positions out of range, masked out or picked
-        twice, or shapes that differ.
+        of the picks (naming the rows), or of labelled or target inputs (naming their
+        positions), positions out of range, masked out or picked twice, or shapes that differ.
     """
     rows = np.asarray(candidates.rows)
     mask = np.asarray(candidates.mask, bool)
@@ -39,14 +52,11 @@ def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
             f"expected one score for each of {len(rows)} candidates, got shape "
             f"{list(np.shape(candidates.scores))}"
         )
-    for name in PER_CANDIDATE if rows.size else ():
-        if getattr(candidates, name) is not None:
-            values = np.asarray(getattr(candidates, name)).reshape(rows.size, -1)
-            if np.issubdtype(values.dtype, np.floating):
-                # A log-probability may be -inf: that is the logarithm of 0.
-                fine = np.isfinite(values) | ((values == -np.inf) & (name in _LOGARITHMS))
-                what = name.replace("_", " ")
-                _refuse(what, ~fine.all(axis=1) & mask, rows, values)
+    if rows.size:
+        for name in PER_CANDIDATE:
+            _check(name, candidates, rows, mask)
+        for name in _OTHERS:
+            _check(name, candidates)
 
     fields = {name: np.asarray(value) for name, value in selection._asdict().items()}
     shapes = {name: list(value.shape) for name, value in fields.items()}
@@ -68,7 +78,7 @@ def acquire(selection: Selection, candidates: Candidates) -> np.ndarray:
     if (counts > 1).any():
         raise ValueError(f"rows {_some(values[counts > 1])} were selected more than once")
     scores = fields["scores"][valid]
-    _refuse("scores", ~np.isfinite(scores), picked, scores[:, None])
+    _refuse("scores of rows", ~np.isfinite(scores), picked, scores[:, None])
     return picked.astype(np.int32)
 
 
@@ -103,11 +113,33 @@ def check_log_probs(log_probs: ArrayLike, rows: ArrayLike | None = None) -> None
         )
 
 
+def _check(
+    name: str,
+    candidates: Candidates,
+    rows: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> None:
+    """Refuses NaN and infinite values of a field, by row or, where there are none, position."""
+    if getattr(candidates, name) is None:
+        return
+    values = np.asarray(getattr(candidates, name))
+    if not values.size or not np.issubdtype(values.dtype, np.floating):
+        return
+    values = values.reshape(len(values), -1)
+    if name.startswith("labelled_") and candidates.labelled_mask is not None:
+        mask = np.asarray(candidates.labelled_mask, bool)
+    # A log-probability may be -inf: that is the logarithm of 0.
+    fine = np.isfinite(values) | ((values == -np.inf) & (name in _LOGARITHMS))
+    bad = ~fine.all(axis=1) & (True if mask is None else mask)
+    what = f"{name.replace('_', ' ')} {'at positions' if rows is None else 'of rows'}"
+    _refuse(what, bad, np.arange(len(values)) if rows is None else rows, values)
+
+
 def _refuse(what: str, bad: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
     if bad.any():
         first = values[np.argmax(bad)]
         raise ValueError(
-            f"the {what} of rows {_some(rows[bad])} are NaN or infinite "
+            f"the {what} {_some(rows[bad])} are NaN or infinite "
             f"({first[~np.isfinite(first)][0]}); check those inputs and the model's "
             "predictions for them"
         )

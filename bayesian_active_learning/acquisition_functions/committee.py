@@ -1,5 +1,5 @@
-"""Rankings by what other networks say: a committee, the input's gradient, VAAL's
-discriminator.
+"""Picks by what other networks say: a committee, the input's gradient, VAAL's
+discriminator, a VAE without one.
 
 A committee is a deep ensemble: E networks trained apart. Its disagreement measures map
 `[N, E, C]` log-probabilities to `[N]`, higher = more worth labelling, and are scores like
@@ -7,9 +7,12 @@ those of posterior samples.
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 
+from bayesian_active_learning.acquisition_functions.distances import METRICS
+from bayesian_active_learning.acquisition_functions.k_center import coreset
 from bayesian_active_learning.acquisition_functions.scores import (
     bald,
     variation_ratios_mode,
@@ -98,7 +101,8 @@ def qbc(*, disagreement: str = "consensus_kl", members: int = 5) -> Strategy:
 
     Ties go to the lower position. Three members can split in three ways only, so votes
     leave most of the choice to the order of the pool; hence the default, which has hardly
-    any ties. The key is not used.
+    any ties. The key is not used. In a run the members are trained as the run's network is,
+    but for early stopping and warm starts, with which it is refused, like an ensemble.
 
     Seung, Opper & Sompolinsky 1992, Query by committee; the measures as they say.
 
@@ -138,7 +142,16 @@ def input_gradient() -> Strategy:
 
 
 def vaal(
-    *, epochs: int = 15, max_steps: int = 1000, beta: float = 1.0, network: str = "auto"
+    *,
+    epochs: int = 15,
+    max_steps: int = 1000,
+    beta: float = 1.0,
+    network: str = "auto",
+    z_dim: int = 32,
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+    discriminator_rate: float = 0.0,
+    adversary: float = 1.0,
 ) -> Strategy:
     """Variational adversarial active learning: the candidates least like the labelled ones.
 
@@ -149,24 +162,93 @@ def vaal(
     Sinha, Ebrahimi & Darrell 2019, arXiv:1904.00370.
 
     Args:
-      epochs, max_steps, beta, network: of the training, for whoever provides the log-odds;
-        see `vaal.VaalConfig`.
+      epochs, max_steps, beta, network, z_dim, batch_size, learning_rate, discriminator_rate,
+        adversary: of the training, for whoever provides the log-odds; see `vaal.VaalConfig`
+        (a discriminator_rate of 0 is the learning_rate).
 
     Returns:
       A strategy that needs "unlabelled_log_odds" `[N]`.
 
     Raises:
-      ValueError: options that are not positive (beta: negative).
+      ValueError: options that are not positive (beta, adversary, discriminator_rate: negative).
     """
-    check_positive(epochs=epochs, max_steps=max_steps)
-    if not beta >= 0:
-        raise ValueError(f"beta must not be negative, got {beta}")
-    given = {"epochs": epochs, "max_steps": max_steps, "beta": beta, "network": network}
+    for name, value in (("adversary", adversary), ("discriminator_rate", discriminator_rate)):
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
     return Strategy(
         _SELECT_UNLABELLED,
         frozenset({"unlabelled_log_odds"}),
-        settings=(("vaal", tuple(given.items())),),
+        settings=_vae_settings(
+            epochs=epochs,
+            max_steps=max_steps,
+            beta=beta,
+            network=network,
+            z_dim=z_dim,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            discriminator_rate=discriminator_rate or None,
+            adversary=adversary,
+        ),
     )
+
+
+def vae_coreset(
+    *,
+    metric: str = "euclidean",
+    epochs: int = 15,
+    max_steps: int = 1000,
+    beta: float = 1.0,
+    network: str = "auto",
+    z_dim: int = 32,
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+) -> Strategy:
+    """VAAL without its discriminator: `coreset` on the latent means of a plain VAE.
+
+    Each pick is the candidate whose latent mean mu(x) is farthest from the nearest latent mean
+    of a labelled input or an earlier pick, argmax_i min_j |mu(x_i) - mu(x_j)|; the VAE is
+    trained on labelled and unlabelled inputs alike, without labels. It says what VAAL's game
+    adds to its embedding.
+
+    `vaal_minus_disc` of the TorchAL toolkit (Munjal et al. 2022, arXiv:2002.09564), which takes
+    the B farthest from the labelled inputs at once, near-duplicates included.
+
+    Args:
+      metric: "euclidean", "manhattan" or "cosine" (1 - cos).
+      epochs, max_steps, beta, network, z_dim, batch_size, learning_rate: of the training, for
+        whoever provides the latents; see `vaal.VaalConfig`.
+
+    Returns:
+      A strategy that needs "latents" `[N, Z]`, "labelled_latents" `[L, Z]` and "labelled_mask".
+      `Selection.scores` is the distance when picked. The key is not used.
+
+    Raises:
+      ValueError: an unknown metric, options that are not positive (beta: negative).
+    """
+    check_one_of("metric", metric, METRICS)
+    return Strategy(
+        functools.partial(_select_latents, coreset(metric=metric)),
+        frozenset({"latents", "labelled_latents", "labelled_mask"}),
+        settings=_vae_settings(
+            epochs=epochs,
+            max_steps=max_steps,
+            beta=beta,
+            network=network,
+            z_dim=z_dim,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            adversary=0.0,
+        ),
+    )
+
+
+def _vae_settings(**given: Any) -> tuple[tuple[str, Any], ...]:
+    """What the provider is told; the rest it checks itself, see `vaal.check_config`."""
+    names = ("epochs", "max_steps", "z_dim", "batch_size", "learning_rate")
+    check_positive(**{name: given[name] for name in names})
+    if not given["beta"] >= 0:
+        raise ValueError(f"beta must not be negative, got {given['beta']}")
+    return (("vaal", tuple(given.items())),)
 
 
 def _select_qbc(
@@ -187,6 +269,17 @@ def _select_field(field: str, key: Key, candidates: Candidates, *, batch_size: i
     del key
     scores = needed(candidates, field)
     return highest(sortable(scores), -jnp.inf, scores, candidates, batch_size)
+
+
+def _select_latents(
+    strategy: Strategy, key: Key, candidates: Candidates, *, batch_size: int
+) -> Selection:
+    """`strategy` on latents in the place of features."""
+    latents = {
+        "features": needed(candidates, "latents"),
+        "labelled_features": needed(candidates, "labelled_latents"),
+    }
+    return strategy.select(key, candidates._replace(**latents), batch_size=batch_size)
 
 
 # Made once, so that each compiles once.

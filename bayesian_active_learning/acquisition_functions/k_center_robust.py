@@ -63,7 +63,7 @@ def coreset_robust(
 
     Returns:
       A strategy on the host that needs features and labelled features. Memory O(N^2): more
-      than 2 GiB, beyond 8,191 candidates, is refused when selecting. Time grows
+      than 2 GiB, beyond 8,192 candidates, is refused when selecting. Time grows
       steeply with N and B. Does not depend on the order of the pool; the key is not used.
 
     Raises:

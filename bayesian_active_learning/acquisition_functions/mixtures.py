@@ -1,8 +1,9 @@
 """Mixtures: batches that are only in part the top of a score.
 
-Part of a batch at random, both ends of the score, or all of its range. The random part is
-what the rule asks for, so none of these picks is filler; `Selection.scores` is the score
-of each pick, also where chance picked it.
+Part of a batch at random, both ends of the score, all of its range, or part by one strategy
+and part by another. The random part is what the rule asks for, so none of these picks is
+filler; `Selection.scores` is the score of each pick, also where chance picked it (in
+`mixture` that of the strategy which picked it).
 """
 
 import functools
@@ -19,6 +20,7 @@ from bayesian_active_learning.acquisition_functions.selection import (
     needed,
     padded,
     row_bits,
+    select_batch,
     sortable,
 )
 from bayesian_active_learning.types import Array, Candidates, Key, Score, Selection, Strategy
@@ -122,6 +124,59 @@ def uncertainty_uniform(
     return Strategy(_uniform(bins, by), _SCORES, find_score(score))
 
 
+def mixture(first: Strategy, second: Strategy, *, weight: float = 0.5) -> Strategy:
+    """A share `weight` of the batch by one strategy, the rest by another among those left.
+
+    floor(B weight) picks of `first`, then the picks of `second`, which does not know of them
+    but that they are gone. `Selection.scores` and `filler` are those of whoever picked.
+
+    `MixtureSampler` of the ActiveLearningComparison toolkit.
+
+    Args:
+      first, second: any two strategies that do not need different scores.
+      weight: share of `first`, in [0, 1].
+
+    Returns:
+      A strategy that needs what both need, and runs on the host where one of them does. The
+      key is split between them. By name: `mixture:first=coreset,second=margin,weight=0.3`, both
+      with their default options.
+
+    Raises:
+      ValueError: `weight` outside [0, 1], two strategies with scores, or with settings for
+        what provides their needs, that differ.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight must be between 0 and 1, got {weight}")
+    scores = [each.score for each in (first, second) if each.score is not None]
+    if len(set(scores)) > 1:
+        raise ValueError(
+            "a mixture hands one array of scores to both of its strategies, and these two have "
+            "different score functions; random_mix, uncertainty_mix or a score of your own that "
+            "combines both may do"
+        )
+    settings = dict(first.settings) | dict(second.settings)
+    if settings != dict(second.settings) | dict(first.settings):
+        raise ValueError(
+            f"the strategies of a mixture have different settings: {dict(first.settings)} and "
+            f"{dict(second.settings)}"
+        )
+    limits = [each.max_candidates for each in (first, second) if each.max_candidates is not None]
+    return Strategy(
+        _mixture(first, second, float(weight)),
+        first.needs | second.needs,
+        score=scores[0] if scores else None,
+        host=first.host or second.host,
+        settings=tuple(settings.items()),
+        min_samples=max(first.min_samples, second.min_samples),
+        max_candidates=min(limits, default=None),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _mixture(first: Strategy, second: Strategy, weight: float) -> Callable[..., Selection]:
+    return functools.partial(_select_mixture, first, second, weight)
+
+
 @functools.lru_cache(maxsize=256)
 def _random_mix(mix: float, order: str) -> Callable[..., Selection]:
     return functools.partial(_select_mixed, mix, order)
@@ -149,6 +204,29 @@ def _select_mixed(
         size = _floor(batch_size * mix)
         stages = [(chance, 0, size), (top, -jnp.inf, batch_size - size)]
     return _in_turn(stages, scores, candidates)
+
+
+def _select_mixture(
+    first: Strategy,
+    second: Strategy,
+    weight: float,
+    key: Key,
+    candidates: Candidates,
+    *,
+    batch_size: int,
+) -> Selection:
+    """The key is consumed."""
+    batch_size = check_batch_size(batch_size)
+    left, parts = jnp.asarray(candidates.mask, bool), []
+    size = _floor(batch_size * weight)
+    stages = zip((first, second), jax.random.split(key), (size, batch_size - size), strict=True)
+    for strategy, own_key, count in stages:
+        if count:
+            part = select_batch(strategy, own_key, candidates._replace(mask=left), batch_size=count)
+            taken = jnp.where(part.valid, part.positions, len(left))
+            left = left.at[taken].set(False, mode="drop")
+            parts.append(part)
+    return Selection(*(jnp.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
 def _select_both_ends(key: Key, candidates: Candidates, *, batch_size: int) -> Selection:

@@ -35,37 +35,48 @@ def knearest(
     `Selection.scores` is minus the distance to the labelled example, and for filler the noise.
 
     The sampler `knearest` of the ActiveLearningComparison toolkit, as it was meant: its code
-    orders the labelled examples by index.
+    orders the labelled examples by index. With score="loss" the criterion `loss` of its
+    `KNearestSampler`: the labelled examples that the network fits worst come first.
 
     Args:
       neighbours: candidates for each labelled example, at least 1.
       metric: "euclidean", "manhattan" or "cosine" (1 - cos).
-      score: of the labelled examples: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: of the labelled examples: a name in `SCORES`, or a function `[N, K, C] -> [N]`; or
+        "loss", -log p(y) of their label y by the prediction without dropout.
 
     Returns:
-      A strategy that needs features, labelled features and labelled scores, not scores of the
-      candidates. Time O(B / neighbours * N D), memory O(N D). The key is for the filler.
+      A strategy that needs features, labelled features and labelled scores (for "loss"
+      labelled predictions and labels), not scores of the candidates. Time O(B / neighbours
+      * N D), memory O(N D). The key is for the filler.
 
     Raises:
       ValueError: an unknown metric or score, or `neighbours` below 1.
     """
     check_one_of("metric", metric, METRICS)
     check_positive(neighbours=neighbours)
-    return Strategy(
-        select=functools.partial(_select_knearest, neighbours=int(neighbours), metric=metric),
-        needs=frozenset({"features", "labelled_features", "labelled_mask", "labelled_scores"}),
-        score=find_score(score),
+    select = functools.partial(
+        _select_knearest, neighbours=int(neighbours), metric=metric, by_loss=score == "loss"
     )
+    needs = frozenset({"features", "labelled_features", "labelled_mask"})
+    if score == "loss":
+        return Strategy(select, needs | {"labelled_predictions", "labelled_labels"})
+    return Strategy(select, needs | {"labelled_scores"}, score=find_score(score))
 
 
 def _select_knearest(
-    key: Key, candidates: Candidates, *, batch_size: int, neighbours: int, metric: str
+    key: Key,
+    candidates: Candidates,
+    *,
+    batch_size: int,
+    neighbours: int,
+    metric: str,
+    by_loss: bool,
 ) -> Selection:
     """The `select` of `knearest`; the key is consumed."""
     size = min(check_batch_size(batch_size), len(candidates.rows))
     points = prepare_points(metric, needed(candidates, "features"), candidates.mask)
     labelled, there = labelled_points(metric, candidates)
-    scores = needed(candidates, "labelled_scores")
+    scores = _losses(candidates) if by_loss else needed(candidates, "labelled_scores")
     if scores.shape != there.shape:
         raise ValueError(
             f"expected labelled scores of shape {list(there.shape)}, as labelled_mask has it, got "
@@ -105,3 +116,10 @@ def _select_knearest(
         batch_size,
         filler=~valid,
     )
+
+
+def _losses(candidates: Candidates) -> Array:
+    """`[L]`, -log p(y) of the labelled examples."""
+    log_probs = needed(candidates, "labelled_predictions")
+    labels = needed(candidates, "labelled_labels")
+    return -jnp.take_along_axis(log_probs, labels[:, None], axis=1, mode="clip")[:, 0]

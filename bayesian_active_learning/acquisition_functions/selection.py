@@ -60,6 +60,7 @@ PER_CANDIDATE = (
     "input_gradients",
     "committee_log_probs",
     "unlabelled_log_odds",
+    "latents",
     "labels",
 )
 """Fields of `Candidates` whose first axis is N."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from bayesian_active_learning.acquisition_functions.epig import epig
 from bayesian_active_learning.acquisition_functions.scores import find_score
 from bayesian_active_learning.acquisition_functions.selection import (
     highest,
@@ -33,12 +34,13 @@ def power(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
     in random order, and are reported as filler.
 
     Args:
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES`, "epig", or a function `[N, K, C] -> [N]`.
       beta: inverse temperature, above 0; near 0 the draws are uniform over the positive
         scores, at infinity they are the ranking.
 
     Returns:
-      A strategy that needs "scores". `Selection.scores` are the scores themselves.
+      A strategy that needs "scores"; for "epig" the log-probabilities of candidates and targets.
+      `Selection.scores` are the scores themselves.
 
     Raises:
       ValueError: an unknown score, or `beta` not above 0.
@@ -53,11 +55,12 @@ def softmax(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
     at beta = 1 is not far from uniform.
 
     Args:
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES`, "epig", or a function `[N, K, C] -> [N]`.
       beta: inverse temperature, above 0, per unit of the score.
 
     Returns:
-      A strategy that needs "scores". `Selection.scores` are the scores themselves.
+      A strategy that needs "scores"; for "epig" the log-probabilities of candidates and targets.
+      `Selection.scores` are the scores themselves.
 
     Raises:
       ValueError: an unknown score, or `beta` not above 0.
@@ -72,11 +75,12 @@ def softrank(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
     the mean of their ranks, and so have equal chances, whatever their positions.
 
     Args:
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES`, "epig", or a function `[N, K, C] -> [N]`.
       beta: inverse temperature, above 0.
 
     Returns:
-      A strategy that needs "scores". `Selection.scores` are the scores themselves.
+      A strategy that needs "scores"; for "epig" the log-probabilities of candidates and targets.
+      `Selection.scores` are the scores themselves.
 
     Raises:
       ValueError: an unknown score, or `beta` not above 0.
@@ -86,6 +90,9 @@ def softrank(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
 
 def _stochastic(rule: str, score: str | Score, beta: float) -> Strategy:
     check_positive(beta=beta)
+    if score == "epig":  # which looks at targets, too
+        needs = frozenset({"log_probs", "target_log_probs"})
+        return Strategy(_select_epig(rule, float(beta)), needs, min_samples=2)
     return Strategy(
         select=_select(rule, float(beta)), needs=frozenset({"scores"}), score=find_score(score)
     )
@@ -95,6 +102,19 @@ def _stochastic(rule: str, score: str | Score, beta: float) -> Strategy:
 def _select(rule: str, beta: float) -> Callable[..., Selection]:
     """One function for all scores under a rule and beta: it compiles once."""
     return functools.partial(_draw, rule, beta)
+
+
+@functools.lru_cache(maxsize=256)
+def _select_epig(rule: str, beta: float) -> Callable[..., Selection]:
+    return functools.partial(_draw_by_epig, rule, beta)
+
+
+def _draw_by_epig(
+    rule: str, beta: float, key: Key, candidates: Candidates, *, batch_size: int
+) -> Selection:
+    """The key is consumed."""
+    scores = epig(needed(candidates, "log_probs"), needed(candidates, "target_log_probs"))
+    return _draw(rule, beta, key, candidates._replace(scores=scores), batch_size=batch_size)
 
 
 def _draw(

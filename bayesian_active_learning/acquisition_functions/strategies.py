@@ -29,6 +29,14 @@ _KIRSCH = "Kirsch et al. 2023, arXiv:2106.12059"
 _MUNJAL = "Munjal et al. 2022, arXiv:2002.09564 (TorchAL)"
 _SMITH = "Bickford Smith et al. 2023, arXiv:2304.08151"
 
+
+def _mixture(
+    *, first: str = "least_confidence", second: str = "random", weight: float = 0.5
+) -> Strategy:
+    """`mixtures.mixture` of two names of STRATEGIES."""
+    return mixtures.mixture(make_strategy(first), make_strategy(second), weight=weight)
+
+
 STRATEGIES: dict[str, StrategySpec] = {
     "bald": StrategySpec(
         functools.partial(rankings.top_k, scores_.bald),
@@ -121,6 +129,11 @@ STRATEGIES: dict[str, StrategySpec] = {
         "part of the batch at random, the rest by the top of a score",
         "ActiveLearningComparison toolkit",
     ),
+    "mixture": StrategySpec(
+        _mixture,
+        "part of the batch by one strategy, the rest by another",
+        "ActiveLearningComparison toolkit",
+    ),
     "uncertainty_mix": StrategySpec(
         mixtures.uncertainty_mix, "half from the top of a score, half from its bottom", _MUNJAL
     ),
@@ -136,6 +149,11 @@ STRATEGIES: dict[str, StrategySpec] = {
         committee.vaal,
         "least like the labelled inputs, by an adversarial discriminator's word",
         "Sinha et al. 2019, arXiv:1904.00370",
+    ),
+    "vae_coreset": StrategySpec(
+        committee.vae_coreset,
+        "greedy k-center of a VAE's latent means: VAAL without its discriminator",
+        f"{_MUNJAL}; Sinha et al. 2019, arXiv:1904.00370",
     ),
     "badge": StrategySpec(
         seeding.badge,
