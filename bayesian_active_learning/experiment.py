@@ -241,6 +241,7 @@ def refit(
     labels: int,
     label_oracle: oracle.Oracle | None = None,
     splits: Splits | None = None,
+    replicas: int = 1,
 ) -> Network:
     """The network that a run had at a number of labels, fitted once more from its keys.
 
@@ -256,6 +257,8 @@ def refit(
       labels: one of `curve.labels`.
       label_oracle: as for `run`; asked for the labelled rows again.
       splits: as for `run`.
+      replicas: as the run had, which its config.json says; with another number the network is
+        the same within rounding.
 
     Returns:
       `Network`, whose `posterior` goes to `inference` and whose `variables` are parameters.
@@ -265,6 +268,7 @@ def refit(
       RunError: training diverged.
     """
     check_config(config)
+    check_positive(replicas=replicas)
     counts = curve.labels.tolist()
     if labels not in counts:
         raise ValueError(f"no round at {labels} labels; there is {', '.join(map(str, counts))}")
@@ -283,7 +287,8 @@ def refit(
     rows = np.concatenate([curve.initial_rows, *curve.rows])[:labels]
     answers = np.asarray(context.oracle(rows), np.int32)
     rounds = [(rows[:count], answers[:count]) for count in told]
-    return refit_rounds(context, seed, splits, rounds)
+    width = _width(config, replicas, 1, None)
+    return refit_rounds(context, seed, splits, rounds, width=width)
 
 
 def _width(

@@ -314,13 +314,19 @@ def _together(
 
 
 def refit(
-    context: Context, seed: int, splits: Splits, rounds: Sequence[tuple[np.ndarray, np.ndarray]]
+    context: Context,
+    seed: int,
+    splits: Splits,
+    rounds: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    width: int = 1,
 ) -> Network:
     """The network of the last of `rounds` as its run fitted it, from the seed's keys.
 
     Args:
       rounds: (rows, labels) of each round from 0 on, in the order told; none but the last
         is fitted unless the run has warm starts.
+      width: as the run's, see `run_cells`.
 
     Raises:
       RunError: training diverged.
@@ -337,7 +343,11 @@ def refit(
         for number, (rows, labels) in enumerate(rounds)
     )
     variables = _warmed(cell, before) if context.config.warm_start else None
-    return _fitted(cell, last, _fit(cell, last, variables), MemoryLog())
+    work = _Work("fit", cell, last, variables)
+    result = _alone(work) if width == 1 else _together(context, [work], width, ())[0]
+    if isinstance(result, RunError):
+        raise result
+    return _fitted(cell, last, result, MemoryLog())
 
 
 def _cell(context: Context, name: str, strategy: Strategy, seed: int, splits: Splits) -> _Cell:

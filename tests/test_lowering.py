@@ -17,6 +17,7 @@ from bayesian_active_learning import (
     models,
     posteriors,
     protocol,
+    replicas,
     training,
 )
 from bayesian_active_learning.types import Variables
@@ -109,6 +110,60 @@ def test_training(name: str, monkeypatch: pytest.MonkeyPatch):
         config=config,
     )
     assert len(programs) == 1 and "func" in programs[0]
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_training_of_replicas(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The two programs of `replicas.fit`, with the arguments that they are called with."""
+    model, _ = network(name)
+    programs: list[str] = []
+    compiled = replicas._compiled
+
+    def spied(*settings: Any) -> Any:
+        start, block = compiled(*settings)
+
+        def started(*arguments: Any) -> Any:
+            programs.append(lowered(start, *arguments))
+            return start(*arguments)
+
+        def stepped(*arguments: Any) -> Any:
+            programs.append(lowered(block, *jax.tree.map(jnp.asarray, arguments)))
+            raise InterruptedError  # seen; a CPU takes long to compile it
+
+        return started, stepped
+
+    monkeypatch.setattr(replicas, "_compiled", spied)
+    with pytest.raises(InterruptedError):
+        replicas.fit(
+            list(jax.random.split(jax.random.PRNGKey(0), 2)),
+            model,
+            optax.adam(1e-3),
+            IMAGES,
+            [np.arange(4), np.arange(3)],
+            [np.array([0, 1, 2, 0]), np.array([0, 1, 2])],
+            config=training.FitConfig(batch_size=4, epochs=0, min_steps=1, check_every=1),
+            capacity=4,
+            width=2,
+        )
+    assert len(programs) == 2 and all("func" in program for program in programs)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("kind", ["mc_dropout", "ensemble"])
+def test_stochastic_passes_of_replicas(name: str, kind: str):
+    model, variables = network(name)
+    posterior = {
+        "mc_dropout": inference.mc_dropout(model, variables),
+        "ensemble": posteriors.ensemble(model, posteriors.stack_variables([variables, variables])),
+    }[kind]
+
+    def scores(shared: Any, keys: Any, images: Any) -> Any:
+        draws = replicas._draws(posterior.draw, shared, keys, 2)
+        return replicas._chunks((posterior.apply,), (0,), af.bald, (shared,), (draws,), images)
+
+    shared = jax.tree.map(lambda x: np.stack([x] * 3), posterior.shared)
+    keys = jax.random.split(jax.random.PRNGKey(0), 3)
+    assert "func" in lowered(scores, shared, keys, np.stack([IMAGES] * 3))
 
 
 def test_rounds_on_frozen_features():

@@ -19,6 +19,7 @@ from bayesian_active_learning import (
     inference,
     models,
     oracle,
+    parameters,
     posteriors,
     providers,
     replicas,
@@ -348,6 +349,11 @@ def test_more_cells_than_replicas_take_turns(finished: pathlib.Path, tmp_path: p
     first = {(p.acquisition, p.seed) for p in reports[:12]}
     assert first == {("bald", 0), ("random", 0), ("bald", 1)}
     assert len(list(tmp_path.rglob("params.npz"))) == 4
+    curve = history.read_history(tmp_path).cells["random", 1]
+    network = experiment.refit(CONFIG, digits(), curve, 1, labels=25, replicas=3)
+    path = history.cell_directory(tmp_path, "random", 1) / experiment.PARAMETERS
+    kept = parameters.load_variables(path, network.variables)
+    assert jax.tree.all(jax.tree.map(np.array_equal, network.variables, kept))
     for name, seed in [("bald", 0), ("random", 1)]:
         found = history.read_events(log_of(tmp_path, name, seed))
         assert near(list(found), list(history.read_events(log_of(finished, name, seed))))
