@@ -112,7 +112,7 @@ def test_training(name: str, monkeypatch: pytest.MonkeyPatch):
     assert len(programs) == 1 and "func" in programs[0]
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
 def test_training_of_replicas(name: str, monkeypatch: pytest.MonkeyPatch):
     """The two programs of `replicas.fit`, with the arguments that they are called with."""
     model, _ = network(name)
@@ -148,7 +148,7 @@ def test_training_of_replicas(name: str, monkeypatch: pytest.MonkeyPatch):
     assert len(programs) == 2 and all("func" in program for program in programs)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
 @pytest.mark.parametrize("kind", ["mc_dropout", "ensemble"])
 def test_stochastic_passes_of_replicas(name: str, kind: str):
     model, variables = network(name)
