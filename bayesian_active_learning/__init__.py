@@ -28,6 +28,7 @@ _SUBMODULES = (
     "posteriors",
     "protocol",
     "providers",
+    "replicas",
     "rounds",
     "specs",
     "statistics",

@@ -6,7 +6,9 @@ compared in pairs. Everything that happened is in an event log, which alone is e
 to go on after an interruption: a round that was cut off is made again from its keys.
 """
 
+import contextlib
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,11 +38,13 @@ from bayesian_active_learning.rounds import (
     Context,
     Network,
     RunError,
+    Task,
+    has_ended,
     initial_in_logs,
     labelled_capacity,
     open_cell,
     pool_capacity,
-    run_cell,
+    run_cells,
 )
 from bayesian_active_learning.rounds import refit as refit_rounds
 from bayesian_active_learning.types import Strategy
@@ -65,6 +69,10 @@ __all__ = [
     "seed_splits",
     "settings",
 ]
+
+
+MOST_REPLICAS = 16
+"""In one program, where `run` is not told how many: memory in flight grows with them."""
 
 
 class Progress(NamedTuple):
@@ -95,6 +103,7 @@ def run(
     fresh: bool = False,
     allow_other_environment: bool = False,
     save_parameters: bool = False,
+    replicas: int | None = None,
 ) -> history_.History:
     """Runs every acquisition function with every seed and returns what happened.
 
@@ -119,6 +128,16 @@ def run(
       save_parameters: leave the last round's parameters in `directory` as params.npz
         (`parameters.load_variables`); a cell that is finished without them is fitted
         once more.
+      replicas: how many cells are trained and scored side by side in one program, whatever
+        their functions, seeds and rounds (`replicas`, the module). 1: one cell after another.
+        None: as the run in `directory` began on such a platform; for a new one, 1 on a CPU,
+        where it is faster, and on accelerators all cells, at most `MOST_REPLICAS`. With more
+        cells they take turns; fewer are filled up, at the cost of the full number. Choices
+        that need more than samples and networks at hand are made cell by cell, as are
+        posteriors beyond MC dropout built; warm starts and early stopping run one cell after
+        another whatever is given. Results agree within rounding only, so the number is part
+        of the run's environment, as a number of threads is: with the same one they are the
+        same bytes, resumed or not, with any other they need `allow_other_environment`.
 
     Raises:
       ValueError: bad settings, a budget below the initial set (HistoryError, a subclass:
@@ -126,7 +145,7 @@ def run(
       RunError: training diverged; names function, seed and round.
     """
     check_config(config)
-    check_positive(labels=labels)
+    check_positive(labels=labels, **({} if replicas is None else {"replicas": replicas}))
     check_cells(acquisitions, seeds)
     chosen = {name: (strategies or {}).get(name) or make_strategy(name) for name in acquisitions}
     num_samples = make_posterior(config.posterior).num_samples(config.num_samples)
@@ -177,22 +196,38 @@ def run(
             batch_size=config.acquisition_size,
         )
     rounds = {seed: _num_rounds(config, found, labels) for seed, found in sizes.items()}
-    total, done = sum(rounds[seed] for _, seed in cells), 0
+    total = sum(rounds[seed] for _, seed in cells)
+    width = _width(config, replicas, len(cells), None if fresh else directory)
     if directory is not None:
         history_.open_run(
             directory,
             identity(config, dataset, splits),
-            history_.environment(),
+            {**history_.environment(), "replicas": width},
             fresh=fresh,
             allow_other_environment=allow_other_environment,
         )
-    curves = {}
-    for name, seed in cells:
-        report = on_round and _Report(on_round, name, seed, labels, done, total).tell
-        with open_cell(directory, name, seed, trust_log=allow_other_environment) as (log, clock):
-            run_cell(context, name, chosen[name], seed, sizes[seed], log, clock, report)
-            curves[name, seed] = history_.curve_from_events(log.events)
-        done += rounds[seed]
+    scores = tuple(dict.fromkeys(each.score for each in chosen.values() if each.score))
+    curves, done = {}, dict.fromkeys(cells, 0)
+    left = list(cells)
+    while left:
+        tasks: list[Task] = []
+        room = width
+        with contextlib.ExitStack() as opened:
+            while left and room:
+                name, seed = left.pop(0)
+                report = on_round and _Report(on_round, name, seed, labels, done, total).tell
+                log, clock = opened.enter_context(
+                    open_cell(directory, name, seed, trust_log=allow_other_environment)
+                )
+                tasks.append(Task(name, chosen[name], seed, sizes[seed], log, clock, report))
+                if has_ended(context, log):
+                    done[name, seed] = rounds[seed]
+                else:
+                    room -= 1
+            run_cells(context, tasks, width=width, scores=scores)
+            for task in tasks:
+                curves[task.name, task.seed] = history_.curve_from_events(task.log.events)
+                done[task.name, task.seed] = rounds[task.seed]
     if directory is not None:
         return history_.read_history(directory)
     return history_.History({"identity": identity(config, dataset, splits)}, curves)
@@ -207,6 +242,7 @@ def refit(
     labels: int,
     label_oracle: oracle.Oracle | None = None,
     splits: Splits | None = None,
+    replicas: int = 1,
 ) -> Network:
     """The network that a run had at a number of labels, fitted once more from its keys.
 
@@ -222,6 +258,8 @@ def refit(
       labels: one of `curve.labels`.
       label_oracle: as for `run`; asked for the labelled rows again.
       splits: as for `run`.
+      replicas: as the run had, which its config.json says; with another number the network is
+        the same within rounding.
 
     Returns:
       `Network`, whose `posterior` goes to `inference` and whose `variables` are parameters.
@@ -231,6 +269,7 @@ def refit(
       RunError: training diverged.
     """
     check_config(config)
+    check_positive(replicas=replicas)
     counts = curve.labels.tolist()
     if labels not in counts:
         raise ValueError(f"no round at {labels} labels; there is {', '.join(map(str, counts))}")
@@ -249,7 +288,24 @@ def refit(
     rows = np.concatenate([curve.initial_rows, *curve.rows])[:labels]
     answers = np.asarray(context.oracle(rows), np.int32)
     rounds = [(rows[:count], answers[:count]) for count in told]
-    return refit_rounds(context, seed, splits, rounds)
+    width = _width(config, replicas, 1, None)
+    return refit_rounds(context, seed, splits, rounds, width=width)
+
+
+def _width(
+    config: Config, replicas: int | None, num_cells: int, directory: str | os.PathLike | None
+) -> int:
+    """Replicas in a program, see `run`."""
+    if config.warm_start or config.fit.monitor != "none":
+        return 1
+    if replicas is not None:
+        return replicas
+    platform = history_.environment()["platform"]
+    if directory is not None and (pathlib.Path(directory) / history_.CONFIG).exists():
+        began = history_.read_config(directory)["environment"]
+        if began.get("platform") == platform:
+            return began.get("replicas", 1)
+    return 1 if platform == "cpu" else min(num_cells, MOST_REPLICAS)
 
 
 def _num_rounds(config: Config, splits: Splits, budget: int) -> int:
@@ -264,11 +320,12 @@ class _Report(NamedTuple):
     acquisition: str
     seed: int
     budget: int
-    before: int  # rounds of the cells before this one
+    behind: dict[tuple[str, int], int]  # rounds of each cell
     total: int
 
     def tell(self, round: int, labels: int, accuracy: float) -> None:
-        done = min(self.before + round + 1, self.total)
+        self.behind[self.acquisition, self.seed] = round + 1
+        done = min(sum(self.behind.values()), self.total)
         self.on_round(
             Progress(
                 self.acquisition, self.seed, round, labels, self.budget, accuracy, done, self.total

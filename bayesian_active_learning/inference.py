@@ -92,6 +92,13 @@ def _draw(draw: Callable[..., PyTree], shared: PyTree, key: Key, num_samples: in
     return draw(shared, key, num_samples)
 
 
+def _check_samples(num_samples: Sequence[int]) -> None:
+    for samples in num_samples:
+        check_positive(num_samples=samples)
+    if len({samples for samples in num_samples if samples > 1}) > 1:
+        raise ValueError(f"numbers of samples above 1 must agree, got {list(num_samples)}")
+
+
 def _stream(
     key: Key,
     posteriors: Sequence[Posterior],
@@ -102,10 +109,7 @@ def _stream(
     chunk_size: int,
 ) -> Iterator[tuple[int, PyTree]]:
     """Yields (number of rows, `reduce` of their log-probabilities) chunk by chunk."""
-    for samples in num_samples:
-        check_positive(num_samples=samples)
-    if len({samples for samples in num_samples if samples > 1}) > 1:
-        raise ValueError(f"numbers of samples above 1 must agree, got {list(num_samples)}")
+    _check_samples(num_samples)
     draws = tuple(
         _draw(posterior.draw, posterior.shared, key, samples)
         for posterior, samples in zip(posteriors, num_samples, strict=True)

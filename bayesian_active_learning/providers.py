@@ -9,20 +9,21 @@ and `target_log_probs` speak of the same K networks, as joint quantities need.
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from bayesian_active_learning import inference, posteriors, training, vaal
+from bayesian_active_learning import inference, posteriors, replicas, training, vaal
 from bayesian_active_learning.models import vae
 from bayesian_active_learning.types import (
     Candidates,
     Key,
     Model,
     Posterior,
+    Score,
     Source,
     Strategy,
     Variables,
@@ -60,24 +61,86 @@ class Provider(NamedTuple):
     cost: str
 
 
-def collect(score_key: Key, other_key: Key, situation: Situation, strategy: Strategy) -> Candidates:
+def collect(
+    score_key: Key,
+    other_key: Key,
+    situation: Situation,
+    strategy: Strategy,
+    known: Mapping[str, Any] | None = None,
+) -> Candidates:
     """The candidates with everything that `strategy` needs.
 
     Args:
       score_key: for the posterior samples; consumed.
       other_key: for everything else that is drawn or trained; consumed.
+      known: fields that are there already, from `sample_replicas` with the same keys.
 
     Raises:
       ValueError: the strategy needs what has no provider.
     """
     check_provided(strategy)
-    found: dict[str, Any] = {}
-    keys = jax.random.split(other_key, len(PROVIDERS))
-    for key, need in zip(keys, PROVIDERS, strict=True):  # the table's order, not the set's
+    found = dict(known or {})
+    for need, key in _keys_by_need(other_key).items():
         if need in strategy.needs and need not in found:
             found.update(PROVIDERS[need].provide(score_key, key, situation, strategy))
     wanted = {name: found[name] for name in strategy.needs}
     return Candidates(rows=situation.rows, mask=situation.mask, **wanted)
+
+
+def _keys_by_need(key: Key) -> dict[str, Key]:
+    """In the table's order, not in that of a strategy's set of needs."""
+    return dict(zip(PROVIDERS, jax.random.split(key, len(PROVIDERS)), strict=True))
+
+
+def sample_replicas(
+    score_keys: Sequence[Key],
+    other_keys: Sequence[Key],
+    situations: Sequence[Situation],
+    strategies: Sequence[Strategy],
+    *,
+    scores: Sequence[Score],
+    width: int,
+) -> list[dict[str, Any]]:
+    """What takes K posterior samples, for several cells of one run in one program; the rest
+    is for `collect`. See `replicas`.
+
+    Args:
+      score_keys, other_keys, situations, strategies: one a cell. The keys are not consumed:
+        `collect` gets the same ones.
+      scores: the score functions of all strategies of the run. Each is computed for every
+        cell that needs one (what costs is the samples), so that the program does not depend
+        on which functions are still at work.
+      width: replicas in the program, at least as many as cells.
+
+    Returns:
+      For each cell the fields that its strategy needs, by name.
+    """
+    found: list[dict[str, Any]] = [{} for _ in situations]
+    others = [_keys_by_need(key) for key in other_keys]
+    for need, rows_of in _SAMPLED.items():
+        cells = [i for i, strategy in enumerate(strategies) if need in strategy.needs]
+        if not cells:
+            continue
+        first = situations[cells[0]]
+        keys = [score_keys[i] for i in cells]
+        networks = [situations[i].posterior for i in cells]
+        rows = [rows_of(others[i][need], situations[i], strategies[i]) for i in cells]
+        num_samples = first.num_samples
+        values: Sequence[Any]
+        if need.endswith("log_probs"):
+            values = replicas.log_probs(
+                keys, networks, first.source, rows, num_samples=num_samples, width=width
+            )
+        else:
+            everything = replicas.score_pool(
+                keys, networks, first.source, rows, scores, num_samples=num_samples, width=width
+            )
+            places: dict[Any, int] = {score: place for place, score in enumerate(scores)}
+            own = [places[strategies[i].score] for i in cells]
+            values = [each[place] for each, place in zip(everything, own, strict=True)]
+        for i, value in zip(cells, values, strict=True):
+            found[i][need] = value
+    return found
 
 
 def check_provided(
@@ -241,12 +304,15 @@ def _log_probs(key: Key, other: Key, now: Situation, strategy: Strategy) -> Mapp
 def _target_log_probs(
     key: Key, other: Key, now: Situation, strategy: Strategy
 ) -> Mapping[str, Any]:
+    targets = now._replace(rows=_target_rows(other, now, strategy))
+    return {"target_log_probs": _log_probs(key, other, targets, strategy)["log_probs"]}
+
+
+def _target_rows(key: Key, now: Situation, strategy: Strategy) -> np.ndarray:
     where = setting(strategy, "targets")
-    rows = draw_rows(other, now.pool if where == "pool" else now.test, _num_targets(strategy))
+    rows = draw_rows(key, now.pool if where == "pool" else now.test, _num_targets(strategy))
     # A pool that has become small repeats its rows, in their random order: the same shape.
-    rows = np.resize(rows, _num_targets(strategy))
-    found = _log_probs(key, other, now._replace(rows=rows), strategy)
-    return {"target_log_probs": found["log_probs"]}
+    return np.resize(rows, _num_targets(strategy))
 
 
 def _num_targets(strategy: Strategy) -> int:
@@ -355,4 +421,12 @@ PROVIDERS: dict[str, Provider] = {
     "unlabelled_log_odds": Provider(_unlabelled_log_odds, "training of a VAE"),
     "latents": Provider(_latents, "training of a VAE"),
     "labelled_latents": Provider(_latents, "training of a VAE"),
+}
+
+# Needs that take K posterior samples of some rows, and of which.
+_SAMPLED: dict[str, Callable[[Key, Situation, Strategy], np.ndarray]] = {
+    "scores": lambda key, now, strategy: now.rows,
+    "log_probs": lambda key, now, strategy: now.rows,
+    "target_log_probs": _target_rows,
+    "labelled_scores": lambda key, now, strategy: _labelled_rows(now),
 }

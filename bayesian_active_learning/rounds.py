@@ -1,5 +1,7 @@
-"""The rounds of one cell (one acquisition function, one seed): fit, evaluate, acquire.
+"""The rounds of cells (one acquisition function, one seed each): fit, evaluate, acquire.
 
+A cell's rounds are a generator that stops wherever the network has work to do and is given
+what came of it: done for each cell by itself, or for several in one program (`replicas`).
 What happened is in the event log, which alone is enough to go on after an interruption.
 """
 
@@ -8,7 +10,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +24,13 @@ from bayesian_active_learning import (
     parameters,
     posteriors,
     providers,
+    replicas,
     training,
 )
 from bayesian_active_learning.acquisition_functions import acquire, make_strategy, select_batch
 from bayesian_active_learning.data_utils import Dataset, Splits, pool_subset
 from bayesian_active_learning.protocol import Config, Keys, round_keys
-from bayesian_active_learning.types import Model, Selection, Strategy, Variables
+from bayesian_active_learning.types import Model, Posterior, Score, Selection, Strategy, Variables
 from bayesian_active_learning.utils import pad_rows, round_up, seven_digits
 
 PARAMETERS = "params.npz"  # in a cell's directory, on request
@@ -84,6 +87,18 @@ class Network(NamedTuple):
     best_step: int
 
 
+class _Work(NamedTuple):
+    """What a cell waits for: "fit" -> training.FitResult, "predict" -> mean predictive
+    log-probabilities, "sample" -> what is then known of the candidates."""
+
+    kind: str
+    cell: _Cell
+    now: _Now
+    start: Variables | None = None  # of a fit
+    network: Network | None = None  # of the others
+    situation: providers.Situation | None = None  # of a sample
+
+
 class MemoryLog:
     """`EventLog` without a file."""
 
@@ -101,10 +116,12 @@ class Clock:
 
     def __init__(self, path: str | os.PathLike | None):
         self._path, self._started = path, time.perf_counter()
+        self.cells = 1  # at work together, among whom the seconds are shared out
 
     def lap(self, round: int, phase: str) -> None:
         now = time.perf_counter()
-        line = json.dumps({"round": round, "phase": phase, "seconds": now - self._started})
+        seconds = (now - self._started) / self.cells
+        line = json.dumps({"round": round, "phase": phase, "seconds": seconds})
         self._started = now
         if self._path is not None:
             with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
@@ -127,32 +144,86 @@ def open_cell(
         yield log, Clock(place / history.CLOCK)
 
 
-def run_cell(
-    context: Context,
-    name: str,
-    strategy: Strategy,
-    seed: int,
-    splits: Splits,
-    log: Any,
-    clock: Clock,
-    report: Callable[[int, int, float], object] | None,
+class Task(NamedTuple):
+    """A cell to be run. report: called with (round, labels, test accuracy) after each
+    evaluation."""
+
+    name: str
+    strategy: Strategy
+    seed: int
+    splits: Splits
+    log: Any
+    clock: Clock
+    report: Callable[[int, int, float], object] | None = None
+
+
+def run_cells(
+    context: Context, tasks: Sequence[Task], *, width: int = 1, scores: Sequence[Score] = ()
 ) -> None:
-    """Makes the rounds that the log does not have yet, up to the budget.
+    """Makes the rounds that the logs do not have yet, up to the budget.
 
     Args:
-      report: called with (round, labels, test accuracy) after each evaluation.
+      width: 1 for one cell after another; else the replicas in a program, at least as many as
+        there are unfinished cells. Each then makes a round in turn, whichever round that is.
+      scores: the score functions of all strategies of the run.
 
     Raises:
-      RunError: training diverged, or the strategy's picks are refused.
+      RunError: training diverged, or the strategy's picks are refused. Cells at work together
+        have noted down what they have by then.
     """
-    config = context.config
-    place = None if isinstance(log, MemoryLog) else log.path.parent / PARAMETERS
-    if _is_finished(log.events, context.budget):
-        if place is None or place.exists() or not context.save_parameters:
-            return
-    elif place is not None:
+    if width == 1:
+        for task in tasks:
+            _drive(context, [task], lambda works: [_alone(work) for work in works])
+    else:
+        _drive(context, tasks, lambda works: _together(context, works, width, scores))
+
+
+def _drive(
+    context: Context, tasks: Sequence[Task], work_off: Callable[[list[_Work]], list[Any]]
+) -> None:
+    """Lets the cells go on side by side: all fit, all predict, all sample."""
+    cells = [_rounds(context, task) for task in tasks]
+    answers: dict[int, Any] = dict.fromkeys(range(len(cells)))  # None starts a generator
+    while answers:
+        works: dict[int, _Work] = {}
+        failed: Exception | None = None
+        for place, answer in answers.items():
+            tasks[place].clock.cells = len(answers)
+            try:
+                if isinstance(answer, RunError):
+                    raise answer
+                works[place] = cells[place].send(answer)
+            except StopIteration:
+                pass
+            except RunError as error:  # of one cell: the others take down what they have
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        found = work_off(list(works.values())) if works else []
+        answers = dict(zip(works, found, strict=True))
+
+
+def has_ended(context: Context, log: Any) -> bool:
+    """Whether there is nothing left to do for a cell with this log."""
+    place = _parameters_of(log)
+    return _is_finished(log.events, context.budget) and (
+        place is None or place.exists() or not context.save_parameters
+    )
+
+
+def _parameters_of(log: Any) -> pathlib.Path | None:
+    return None if isinstance(log, MemoryLog) else log.path.parent / PARAMETERS
+
+
+def _rounds(context: Context, task: Task) -> Generator[_Work, Any, None]:
+    """The rounds of one cell; yields what the network is needed for."""
+    config, log, clock = context.config, task.log, task.clock
+    if has_ended(context, log):
+        return
+    place = _parameters_of(log)
+    if place is not None and not _is_finished(log.events, context.budget):
         place.unlink(missing_ok=True)  # of a round that will not be the last one
-    cell = _cell(context, name, strategy, seed, splits)
+    cell = _cell(context, task.name, task.strategy, task.seed, task.splits)
     number, count = history.resume_point(log.events)
     state = _resumed(cell, log, count)
     variables: Variables | None = None
@@ -161,20 +232,23 @@ def run_cell(
         variables = _warmed(cell, _logged(cell, log.events[:count], number))
     while True:
         now = _now(cell, state, number)
-        network = _fit_round(cell, now, variables, log)
+        network = _fitted(cell, now, (yield _Work("fit", cell, now, variables)), log)
         variables = network.variables if config.warm_start else None
         clock.lap(number, "fit")
-        accuracy = _evaluate_round(cell, now, network, log)
+        predictions = yield _Work("predict", cell, now, network=network)
+        accuracy = _evaluate_round(cell, now, network, predictions, log)
         clock.lap(number, "evaluate")
-        if report is not None:
-            report(number, len(now.rows), accuracy)
+        if task.report is not None:
+            task.report(number, len(now.rows), accuracy)
         wanted = _wanted(cell, state, now, log)
         if wanted <= 0:
             if context.save_parameters and place is not None:
                 with history.writing(place):
                     parameters.save_variables(place, network.variables)
             return
-        state, query = _ask(cell, now, network, state, wanted, log)
+        situation = _situation(cell, now, network, oracle.pool_rows(state))
+        known = yield _Work("sample", cell, now, network=network, situation=situation)
+        state, query = _ask(cell, now, situation, known, state, wanted, log)
         clock.lap(number, "acquire")
         answers = np.asarray(context.oracle(query.rows))
         state = oracle.tell(state, query.id, query.rows, answers)
@@ -182,14 +256,77 @@ def run_cell(
         number += 1
 
 
+def _alone(work: _Work) -> Any:
+    """One cell's work, by itself."""
+    if work.kind == "fit":
+        return _fit(work.cell, work.now, work.start)
+    if work.kind == "predict":
+        return inference.predict(
+            work.now.keys.evaluate,
+            _posteriors(work),
+            work.cell.context.dataset.images,
+            _evaluated_rows(work.cell),
+            num_samples=_num_test_samples(work.cell.context),
+        )
+    return {}  # `collect` finds everything
+
+
+def _together(
+    context: Context, works: Sequence[_Work], width: int, scores: Sequence[Score]
+) -> list[Any]:
+    """The work of several cells, all of one kind, in one program."""
+    (kind,) = {work.kind for work in works}
+    cells, nows = [work.cell for work in works], [work.now for work in works]
+    images = context.dataset.images
+    if kind == "fit":
+        found = replicas.fit(
+            [now.keys.fit for now in nows],
+            context.model,
+            context.optimizer,
+            images,
+            [now.rows for now in nows],
+            [now.labels for now in nows],
+            config=context.config.fit,
+            capacity=max(c.capacity(len(now.rows)) for c, now in zip(cells, nows, strict=True)),
+            width=width,
+        )
+        return [
+            RunError(f"{now.where}: {each}") if isinstance(each, ArithmeticError) else each
+            for now, each in zip(nows, found, strict=True)
+        ]
+    if kind == "predict":
+        return replicas.predict(
+            [now.keys.evaluate for now in nows],
+            [_posteriors(work) for work in works],
+            images,
+            [_evaluated_rows(cell) for cell in cells],
+            num_samples=_num_test_samples(context),
+            width=width,
+        )
+    return providers.sample_replicas(
+        [now.keys.score for now in nows],
+        [now.keys.provide for now in nows],
+        [work.situation for work in works if work.situation is not None],
+        [cell.strategy for cell in cells],
+        scores=scores,
+        width=width,
+    )
+
+
 def refit(
-    context: Context, seed: int, splits: Splits, rounds: Sequence[tuple[np.ndarray, np.ndarray]]
+    context: Context,
+    seed: int,
+    splits: Splits,
+    rounds: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    width: int = 1,
 ) -> Network:
     """The network of the last of `rounds` as its run fitted it, from the seed's keys.
 
     Args:
       rounds: (rows, labels) of each round from 0 on, in the order told; none but the last
         is fitted unless the run has warm starts.
+      width: as the run's, see `run_cells`.
 
     Raises:
       RunError: training diverged.
@@ -206,7 +343,11 @@ def refit(
         for number, (rows, labels) in enumerate(rounds)
     )
     variables = _warmed(cell, before) if context.config.warm_start else None
-    return _fit_round(cell, last, variables, MemoryLog())
+    work = _Work("fit", cell, last, variables)
+    result = _alone(work) if width == 1 else _together(context, [work], width, ())[0]
+    if isinstance(result, RunError):
+        raise result
+    return _fitted(cell, last, result, MemoryLog())
 
 
 def _cell(context: Context, name: str, strategy: Strategy, seed: int, splits: Splits) -> _Cell:
@@ -283,9 +424,9 @@ def _fit(cell: _Cell, now: _Now, variables: Variables | None) -> training.FitRes
         raise RunError(f"{now.where}: {error}") from error
 
 
-def _fit_round(cell: _Cell, now: _Now, variables: Variables | None, log: Any) -> Network:
+def _fitted(cell: _Cell, now: _Now, result: training.FitResult, log: Any) -> Network:
+    """Records what a fit has found, and makes the posterior."""
     context = cell.context
-    result = _fit(cell, now, variables)
     log.record(
         {
             "event": "fitted",
@@ -336,9 +477,27 @@ def _logged(cell: _Cell, events: Sequence[Mapping[str, Any]], first: int) -> Ite
         yield now._replace(where=f"{now.where} (made again for a warm start)")
 
 
-def _evaluate_round(cell: _Cell, now: _Now, network: Network, log: Any) -> float:
+def _posteriors(work: _Work) -> list[Posterior]:
+    """Of an evaluation: the samples, and the network with dropout off."""
+    network, model = work.network, work.cell.context.model
+    assert network is not None
+    return [network.posterior, inference.deterministic(model, network.variables)]
+
+
+def _num_test_samples(context: Context) -> list[int]:
+    rule = posteriors.make_posterior(context.config.posterior)
+    return [rule.num_samples(context.config.num_test_samples), 1]
+
+
+def _evaluated_rows(cell: _Cell) -> np.ndarray:
+    return np.concatenate([cell.splits.test, cell.splits.validation])
+
+
+def _evaluate_round(
+    cell: _Cell, now: _Now, network: Network, predictions: Sequence[np.ndarray], log: Any
+) -> float:
     """Records the metrics on test and validation rows; returns the test accuracy."""
-    test, validation = _evaluate(cell, now, network)
+    test, validation = _metrics(cell, predictions)
     if not np.isfinite([*test.values(), *validation.values()]).all():
         raise RunError(
             f"{now.where}: predictions are NaN or infinite after step {network.best_step}; a "
@@ -356,22 +515,12 @@ def _evaluate_round(cell: _Cell, now: _Now, network: Network, log: Any) -> float
     return test["accuracy"]
 
 
-def _evaluate(
-    cell: _Cell, now: _Now, network: Network
+def _metrics(
+    cell: _Cell, predictions: Sequence[np.ndarray]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics on test and validation rows, averaged over posterior samples and, with
     the suffix "_mean", with dropout off."""
     context, splits = cell.context, cell.splits
-    rule = posteriors.make_posterior(context.config.posterior)
-    both = [network.posterior, inference.deterministic(context.model, network.variables)]
-    rows = np.concatenate([splits.test, splits.validation])
-    predictions = inference.predict(
-        now.keys.evaluate,
-        both,
-        context.dataset.images,
-        rows,
-        num_samples=[rule.num_samples(context.config.num_test_samples), 1],
-    )
     found: tuple[dict[str, float], dict[str, float]] = ({}, {})
     end = len(splits.test)
     test_labels = np.asarray(context.dataset.labels)[splits.test]
@@ -396,13 +545,18 @@ def _wanted(cell: _Cell, state: oracle.LabelState, now: _Now, log: Any) -> int:
 
 
 def _ask(
-    cell: _Cell, now: _Now, network: Network, state: oracle.LabelState, wanted: int, log: Any
+    cell: _Cell,
+    now: _Now,
+    situation: providers.Situation,
+    known: Mapping[str, Any],
+    state: oracle.LabelState,
+    wanted: int,
+    log: Any,
 ) -> tuple[oracle.LabelState, oracle.Query]:
     """Chooses `wanted` rows and records the query."""
     config, strategy = cell.context.config, cell.strategy
-    situation = _situation(cell, now, network, oracle.pool_rows(state))
     try:
-        candidates = providers.collect(now.keys.score, now.keys.provide, situation, strategy)
+        candidates = providers.collect(now.keys.score, now.keys.provide, situation, strategy, known)
         selection = select_batch(
             strategy, now.keys.select, candidates, batch_size=config.acquisition_size
         )

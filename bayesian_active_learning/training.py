@@ -84,17 +84,17 @@ class _Progress(NamedTuple):
     optimizer: PyTree
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(
+def _steps(
     model: Model, optimizer: optax.GradientTransformation, coverage: str, schedule: str
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+) -> Callable[..., Any]:
+    """A block of steps, as a plain function."""
+
     def loss_of(params, state, key, inputs, labels, strength, num_labelled):
         outputs, state = model.apply(Variables(params, state), key, inputs, mode="train")
         loss = losses.cross_entropy(outputs.logits, labels)
         penalty = losses.weight_decay_penalty(params, strength, num_labelled, coverage)
         return loss + penalty, state
 
-    @functools.partial(jax.jit, donate_argnums=0)
     @full_precision
     def block(progress, key, first, count, total, table, inputs, labels, strength, num_labelled):
         def step(i, carry):
@@ -120,6 +120,15 @@ def _compiled(
         history = jnp.zeros(table.shape[0], jnp.float32)
         return lax.fori_loop(0, count, step, (progress, history))
 
+    return block
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(
+    model: Model, optimizer: optax.GradientTransformation, coverage: str, schedule: str
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    block = _steps(model, optimizer, coverage, schedule)
+
     @jax.jit
     @full_precision
     def check(params, state, inputs, labels):
@@ -127,7 +136,7 @@ def _compiled(
         found = metrics.classification_metrics(jax.nn.log_softmax(outputs.logits), labels)
         return found.nll, found.accuracy
 
-    return block, check
+    return jax.jit(block, donate_argnums=0), check
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -192,6 +201,26 @@ def _check_labelled(
         raise ValueError(f"capacity {capacity} is smaller than the {rows.size} labelled rows")
 
 
+def _buffers(
+    source: Source, rows: np.ndarray, labels: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels, padded to `size` with zeros."""
+    values = np.asarray(source[rows])
+    inputs = np.zeros((size, *values.shape[1:]), values.dtype)
+    inputs[: len(rows)] = values
+    padded = np.zeros(size, np.int32)
+    padded[: len(rows)] = labels
+    return inputs, padded
+
+
+def _table(batches: Iterator[np.ndarray], count: int, config: FitConfig) -> np.ndarray:
+    """The next `count` minibatches, padded to a whole block."""
+    table = np.zeros((config.check_every, config.batch_size), np.int32)
+    if count:
+        table[:count] = [next(batches) for _ in range(count)]
+    return table
+
+
 def fit(
     key: Key,
     model: Model,
@@ -235,12 +264,7 @@ def fit(
         raise ValueError(f"monitor {config.monitor!r} needs a validation set, got None")
 
     size = round_up(len(rows), 128) if capacity is None else capacity
-    values = np.asarray(source[rows])
-    inputs = np.zeros((size, *values.shape[1:]), values.dtype)
-    inputs[: len(rows)] = values
-    padded_labels = np.zeros(size, np.int32)
-    padded_labels[: len(rows)] = labels
-    inputs, padded_labels = jax.device_put((inputs, padded_labels))
+    inputs, padded_labels = jax.device_put(_buffers(source, rows, labels, size))
 
     init_key, batch_key, mask_key = jax.random.split(key, 3)
     if variables is None:
@@ -263,15 +287,13 @@ def fit(
     step, mean_loss = 0, np.nan
     while step < total:
         count = min(config.check_every, total - step)
-        table = np.zeros((config.check_every, config.batch_size), np.int32)
-        table[:count] = [next(batches) for _ in range(count)]
         progress, history = block(
             progress,
             mask_key,
             step,
             count,
             total,
-            table,
+            _table(batches, count, config),
             inputs,
             padded_labels,
             strength,

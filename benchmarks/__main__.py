@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from benchmarks import summary
 
-NAMES = ("startup", "mc_scoring", "training", "batch_selection", "experiment", "scale")
+NAMES = ("startup", "mc_scoring", "training", "batch_selection", "experiment", "replicas", "scale")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

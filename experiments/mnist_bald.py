@@ -109,6 +109,7 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
             fresh=options.fresh,
             allow_other_environment=options.allow_other_environment,
             save_parameters=options.save_parameters,
+            replicas=options.replicas,
         )
     report(directory, found, say, with_paper=options.preset == "paper")
     by_function = history.curves_by_function(found)

@@ -197,6 +197,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep each cell's last parameters as params.npz",
     )
+    add(
+        "--replicas",
+        type=int,
+        metavar="R",
+        help="train and score R cells (a function with a seed) side by side in one program; 1 = "
+        "one after another (default: as the run began; 1 on a CPU, all of them on accelerators)",
+    )
     return root
 
 

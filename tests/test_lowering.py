@@ -21,6 +21,7 @@ from bayesian_active_learning import (
     posteriors,
     precision,
     protocol,
+    replicas,
     training,
     vaal,
 )
@@ -239,6 +240,60 @@ def test_vaal(kind: str):
     steps = lowered(block, begun, KEY, count, count, inputs, inputs, weights)
     assert steps == {"HIGHEST"}
     assert lowered(log_odds, begun.variables, begun.discriminator, batch) == {"HIGHEST"}
+
+
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
+def test_training_of_replicas(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The two programs of `replicas.fit`, with the arguments that they are called with."""
+    model, _ = network(name)
+    programs: list[set[str]] = []
+    compiled = replicas._compiled
+
+    def spied(*settings: Any) -> Any:
+        start, block = compiled(*settings)
+
+        def started(*arguments: Any) -> Any:
+            programs.append(lowered(start, *arguments))
+            return start(*arguments)
+
+        def stepped(*arguments: Any) -> Any:
+            programs.append(lowered(block, *jax.tree.map(jnp.asarray, arguments)))
+            raise InterruptedError  # seen; a CPU takes long to compile it
+
+        return started, stepped
+
+    monkeypatch.setattr(replicas, "_compiled", spied)
+    with pytest.raises(InterruptedError):
+        replicas.fit(
+            list(jax.random.split(KEY, 2)),
+            model,
+            optax.adam(1e-3),
+            IMAGES,
+            [np.arange(4), np.arange(3)],
+            [np.array([0, 1, 2, 0]), np.array([0, 1, 2])],
+            config=training.FitConfig(batch_size=4, epochs=0, min_steps=1, check_every=1),
+            capacity=4,
+            width=2,
+        )
+    assert programs == [set(), {"HIGHEST"}]
+
+
+@pytest.mark.parametrize("name", ["convnet", "mlp"])
+@pytest.mark.parametrize("kind", ["mc_dropout", "ensemble"])
+def test_stochastic_passes_of_replicas(name: str, kind: str):
+    model, variables = network(name)
+    posterior = {
+        "mc_dropout": inference.mc_dropout(model, variables),
+        "ensemble": posteriors.ensemble(model, posteriors.stack_variables([variables, variables])),
+    }[kind]
+
+    def scores(shared: Any, keys: Any, images: Any) -> Any:
+        draws = replicas._draws(posterior.draw, shared, keys, 2)
+        return replicas._chunks((posterior.apply,), (0,), af.bald, (shared,), (draws,), images)
+
+    shared = jax.tree.map(lambda x: np.stack([x] * 3), posterior.shared)
+    keys = jax.random.split(KEY, 3)
+    assert lowered(scores, shared, keys, np.stack([IMAGES] * 3)) == {"HIGHEST"}
 
 
 @pytest.mark.parametrize("name", ["bald", "batch_bald", "kmeans"])

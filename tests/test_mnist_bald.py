@@ -245,6 +245,15 @@ def test_fresh_starts_anew(tmp_path):
     assert not (place / "random").exists()
 
 
+def test_cells_side_by_side(tmp_path, capsys):
+    rest = ("--labels", "30", "--acquisition", "random", "--seeds", "2")
+    assert command(tmp_path, *rest, "--replicas", "2") == 0
+    assert history.read_config(tmp_path)["environment"]["replicas"] == 2
+    assert command(tmp_path, *rest) == 0  # as it began
+    assert command(tmp_path, *rest, "--replicas", "1") == 2
+    assert "replicas: 2 -> 1" in capsys.readouterr().err
+
+
 def test_index_sets_are_written_and_used_again(tmp_path, capsys):
     path = tmp_path / "splits.json"
     rest = ("--labels", "30", "--acquisition", "random", "--index-sets", str(path))

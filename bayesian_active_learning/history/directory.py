@@ -41,6 +41,8 @@ _RUN_FILES = (
     "*.svg",
 )
 _CELL_FILES = (LOG, CLOCK, LOCK, _TEMPORARY, "splits.json", "splits.npz", "params*.npz")
+# What runs had before it was recorded.
+_BEFORE_RECORDED = {"replicas": 1}
 _LOCK_WAIT = 10.0  # seconds; the run's own lock is held for one write only
 
 
@@ -160,8 +162,10 @@ def _continued(
             f"--output-dir, or delete that run with --fresh"
         )
     # What an older version did not record is no difference.
-    recorded = {key: environment[key] for key in environment if key in config["environment"]}
-    lines = differences(config["environment"], recorded)
+    began = {key: was for key, was in _BEFORE_RECORDED.items() if key in environment}
+    began |= config["environment"]
+    recorded = {key: environment[key] for key in environment if key in began}
+    lines = differences(began, recorded)
     if lines and not allow_other_environment:
         raise HistoryError(
             f"{path} was run in another environment, so results may differ in their last bits "
