@@ -1,7 +1,7 @@
 """All benchmarks one after another, each in a process of its own, then one table of them.
 
 python -m benchmarks --quick       minutes
-python -m benchmarks               hours; writes benchmarks/results/*.json
+python -m benchmarks               about an hour; writes benchmarks/results/*.json
 python -m benchmarks --table       the table alone, from the files that are there
 """
 

@@ -80,7 +80,7 @@ class Sizes(NamedTuple):
 
 
 SIZES = {
-    "full": Sizes("convnet", 60_000, 10_000, 400, 100, 2_000, tuple(IMPORTS), (NONE, FILLED), 7),
+    "full": Sizes("convnet", 60_000, 10_000, 400, 100, 2_000, tuple(IMPORTS), (NONE, FILLED), 5),
     "quick": Sizes("convnet", 5_000, 1_000, 50, 20, 500, tuple(IMPORTS), (NONE, FILLED), 3),
     "smallest": Sizes("mlp", 200, 20, 2, 2, 30, (OURS,), (FILLED,), 1),
 }

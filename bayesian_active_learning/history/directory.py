@@ -42,7 +42,7 @@ _RUN_FILES = (
 )
 _CELL_FILES = (LOG, CLOCK, LOCK, _TEMPORARY, "splits.json", "splits.npz", "params*.npz")
 # What runs had before it was recorded.
-_BEFORE_RECORDED = {"replicas": 1}
+_BEFORE_RECORDED = {"replicas": 1, "bayesian_active_learning": "0.1.0"}
 _LOCK_WAIT = 10.0  # seconds; the run's own lock is held for one write only
 
 

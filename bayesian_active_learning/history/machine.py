@@ -6,6 +6,8 @@ import pathlib
 import platform
 from typing import Any
 
+from bayesian_active_learning import __version__
+
 # The last two choose batches by clustering and by a solver.
 _PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy", "scipy", "scikit-learn")
 
@@ -21,6 +23,8 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
+        # Its arithmetic may change from one version to the next, in the last digits.
+        "bayesian_active_learning": __version__,
         **{name: _version(name) for name in _PACKAGES},
         "platform": device.platform,
         "device_kind": device.device_kind,
