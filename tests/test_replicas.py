@@ -414,7 +414,8 @@ def test_training_that_diverges_names_its_seed(tmp_path: pathlib.Path):
 def test_nothing_is_compiled_after_the_first_rounds(compilations: Callable[[], int]):
     """Three cells, and then one, in programs for three."""
     counts: list[int] = []
-    config = CONFIG._replace(num_samples=2, pool_size=30)
+    # Sizes of no other test, whose programs would be there already.
+    config = CONFIG._replace(num_samples=7, num_test_samples=5, pool_size=31)
     before = compilations()
     go("bald", "random", seeds=SEEDS, labels=30, replicas=3, config=config,
        on_round=lambda progress: counts.append(compilations()))  # fmt: skip

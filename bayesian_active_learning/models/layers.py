@@ -91,7 +91,8 @@ def convolution(images: Array, kernel: Array) -> Array:
       `[B, H - kh + 1, W - kw + 1, F]`.
     """
     _check_convolution(images, kernel)
-    on_cpu = winograd.convolution if winograd.suits(kernel.shape) else _forward_only_convolution
+    suited = winograd.suits(images.shape, kernel.shape)
+    on_cpu = winograd.convolution if suited else _forward_only_convolution
     return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_native_convolution)
 
 
@@ -101,7 +102,7 @@ def pooled_convolution(images: Array, kernel: Array) -> Array:
     What follows, a bias and ReLU, is monotone: it may as well come after the pooling.
     """
     _check_convolution(images, kernel)
-    if not winograd.suits(kernel.shape):
+    if not winograd.suits(images.shape, kernel.shape):
         return max_pool_2x2(convolution(images, kernel))
     return lax.platform_dependent(
         images,

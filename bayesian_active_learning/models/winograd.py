@@ -255,9 +255,11 @@ def _backward(tiles: Tiles, saved: Any, cotangent: Phases) -> tuple[Array, Array
 _convolution.defvjp(_forward, _backward)
 
 
-def suits(kernel: Sequence[int]) -> bool:
-    """Whether a kernel `[kh, kw, C, F]` is worth it: one channel makes no matrix product."""
-    return kernel[0] in TILES and kernel[1] in TILES and min(kernel[2:]) >= 8
+def suits(images: Sequence[int], kernel: Sequence[int]) -> bool:
+    """Whether it is worth it for images `[B, H, W, C]` and a kernel `[kh, kw, C, F]`: one channel
+    makes no matrix product, and few outputs do not repay a longer compilation."""
+    outputs = [n - size + 1 for n, size in zip(images[1:3], kernel)]
+    return {*kernel[:2]} <= {*TILES} and min(kernel[2:]) >= 8 and min(outputs) >= 8
 
 
 def _tiles(lengths: Sequence[int], size: Sequence[int]) -> Tiles:
