@@ -18,7 +18,17 @@ def made_up_data(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("BAL_DATA_DIR", raising=False)
 
 
-@pytest.mark.parametrize("name", everything.NAMES)
+# Those that compile most: `make test-all`.
+SLOW = {"batch_selection", "experiment", "mc_scoring", "replicas", "startup"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in everything.NAMES
+    ],
+)
 def test_record(name: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture):
     module = importlib.import_module(f"benchmarks.{name}")
     assert set(module.SIZES) == {"full", "quick", "smallest"}

@@ -49,7 +49,7 @@ def test_operands_are_rounded_wherever_products_are_nested():
     assert np.abs(found - exact).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["convnet", "mlp"])
+@pytest.mark.parametrize("name", [pytest.param("convnet", marks=pytest.mark.slow), "mlp"])
 def test_networks(name, monkeypatch):
     model = models.MODELS[name](3)
     variables = model.init(KEY, IMAGES[:1])
@@ -65,6 +65,7 @@ def test_networks(name, monkeypatch):
     assert np.array_equal(log_probs(emulated(model, "all bits")), exact)
 
 
+@pytest.mark.slow
 def test_trials_and_table():
     fit = training.FitConfig(min_steps=5, epochs=0)
     config = experiment.Config(

@@ -105,14 +105,12 @@ def _inputs(phases: Phases, tiles: Tiles, size: Sequence[int]) -> list[Array]:
             )
             for j in range(right)
         ]
-        # Else each of the columns' transforms would make the rows' anew.
-        parts = lax.optimization_barrier(parts)
         for column in by_column:
             shifted = [
                 parts[j % right][:, :, j // right : j // right + width] for j in range(len(column))
             ]
             found.append(_combine(column, shifted).reshape(-1, parts[0].shape[-1]))
-    return lax.optimization_barrier(found)
+    return found
 
 
 def _transformed(kernel: Array) -> Array:
@@ -139,7 +137,6 @@ def _correlate(phases: Phases, kernel: Array, tiles: Tiles) -> Phases:
     found = []
     for row in by_row:
         columns = [_combine(row, products[j::number]) for j in range(number)]
-        columns = lax.optimization_barrier(columns)
         outputs = (_combine(column, columns) for column in by_column)
         found.append(tuple(each.reshape(-1, *tiles, kernel.shape[3]) for each in outputs))
     return tuple(found)
@@ -153,7 +150,6 @@ def _kernel_gradient(phases: Phases, cotangent: Phases, size: Sequence[int]) -> 
     found = []
     for row in by_row.T:
         columns = [_combine(row, each) for each in zip(*cotangent, strict=True)]
-        columns = lax.optimization_barrier(columns)
         for column in by_column.T:
             outputs = _combine(column, columns).reshape(-1, columns[0].shape[-1])
             found.append(next(inputs).T @ outputs)
