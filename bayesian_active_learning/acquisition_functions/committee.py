@@ -162,9 +162,9 @@ def vaal(
     Sinha, Ebrahimi & Darrell 2019, arXiv:1904.00370.
 
     Args:
-      epochs, max_steps, beta, network, z_dim, batch_size, learning_rate, discriminator_rate,
-        adversary: of the training, for whoever provides the log-odds; see `vaal.VaalConfig`
-        (a discriminator_rate of 0 is the learning_rate).
+      epochs, max_steps, beta, network, z_dim, batch_size, learning_rate, adversary: of the
+        training, for whoever provides the log-odds; see `vaal.VaalConfig`.
+      discriminator_rate: likewise; 0 is the learning_rate.
 
     Returns:
       A strategy that needs "unlabelled_log_odds" `[N]`.
