@@ -198,7 +198,7 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
 
 @functools.lru_cache(maxsize=32)
 def _encoder(network: str, z_dim: int) -> Callable[..., Array]:
-    return jax.jit(vae.autoencoder(network, z_dim).encode)
+    return jax.jit(full_precision(vae.autoencoder(network, z_dim).encode))
 
 
 def num_steps(config: VaalConfig, num_labelled: int, num_unlabelled: int) -> int:

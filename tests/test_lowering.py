@@ -244,6 +244,7 @@ def test_vaal(kind: str):
     steps = lowered(block, begun, KEY, count, count, inputs, inputs, weights)
     assert steps == {"HIGHEST"}
     assert lowered(log_odds, begun.variables, begun.discriminator, batch) == {"HIGHEST"}
+    assert lowered(vaal._encoder(kind, 4), begun.variables, batch) == {"HIGHEST"}
 
 
 @pytest.mark.parametrize("name", ["convnet", "mlp"])

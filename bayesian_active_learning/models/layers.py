@@ -2,8 +2,9 @@
 
 XLA:CPU has a fast path for a plain forward convolution and none for the two
 convolutions of its gradient, which run 5 to 25 times slower than they need to. On
-a CPU both gradients are therefore written as forward convolutions of rearranged
-arrays; accelerators get the native ones.
+a CPU they are therefore done by minimal filtering (`winograd`) or, where that is not
+worth it, with both gradients as forward convolutions of rearranged arrays;
+accelerators get the native ones.
 """
 
 import functools
