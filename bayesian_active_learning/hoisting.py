@@ -4,9 +4,12 @@ Most of a dropout network, everything before the first mask, gives the same resu
 for each of the K samples. `map_draws` finds that part for any function by tracing
 it once, runs it once, and maps only the rest over the draws, one at a time, so that
 memory holds one sample's activations instead of K.
+
+A few draws go together where the rest holds a function with a rule of its own for that
+(`jax.custom_batching.custom_vmap`), which is then taken to be the point of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -123,6 +126,39 @@ def _split(closed: core.ClosedJaxpr, num_mapped: int) -> tuple[core.ClosedJaxpr,
     return core.ClosedJaxpr(common, []), core.ClosedJaxpr(rest, [])
 
 
+_TOGETHER = 20  # draws at most: more gain nothing
+_TOGETHER_BYTES = 2**26  # of the largest array in the rest, for all draws that go together
+_OWN_RULE = "custom_vmap_call"
+_LOOPS = frozenset({"conv_general_dilated", "scan", "while"})  # slower for several draws at once
+
+
+def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """All equations, those inside calls and branches included, but for what has its own rule."""
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name == _OWN_RULE:
+            continue
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+        ):
+            if hasattr(inner, "eqns"):
+                yield from _equations(getattr(inner, "jaxpr", inner))
+
+
+def _draws_together(rest: core.ClosedJaxpr, num_draws: int) -> int:
+    """How many draws go through `rest` at a time."""
+    largest, names = 1, set()
+    for equation in _equations(rest.jaxpr):
+        names.add(equation.primitive.name)
+        largest = max([largest, *(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)])
+    if _OWN_RULE not in names or names & _LOOPS:
+        return 1
+    most = min(_TOGETHER, max(1, _TOGETHER_BYTES // largest))
+    # A last part that is smaller would be a second program.
+    even = max(size for size in range(1, most + 1) if num_draws % size == 0)
+    return even if 2 * even >= most else min(most, num_draws)
+
+
 def map_draws(function: Callable[..., PyTree], draws: PyTree, *shared: PyTree) -> PyTree:
     """`function(draw, *shared)` for every draw, stacked along a new leading axis.
 
@@ -141,5 +177,10 @@ def map_draws(function: Callable[..., PyTree], draws: PyTree, *shared: PyTree) -
     common, rest = _split(closed, len(leaves))
     residuals = core.jaxpr_as_fun(common)(*closed.consts, *jax.tree.leaves(shared))
     run_rest = core.jaxpr_as_fun(rest)
-    stacked = lax.map(lambda draw: run_rest(*draw, *residuals), leaves)
+    together = _draws_together(rest, len(leaves[0]))
+    stacked = lax.map(
+        lambda draw: run_rest(*draw, *residuals),
+        leaves,
+        batch_size=together if together > 1 else None,
+    )
     return jax.tree.unflatten(jax.tree.structure(output), stacked)

@@ -160,7 +160,7 @@ def score_pool(
     scores: Sequence[Score],
     *,
     num_samples: int,
-    chunk_size: int = 500,
+    chunk_size: int = 1_000,
 ) -> tuple[np.ndarray, ...]:
     """Scores of the inputs `source[rows]`, one `[N]` array for each score.
 
@@ -191,7 +191,7 @@ def log_probs(
     rows: Any,
     *,
     num_samples: int,
-    chunk_size: int = 500,
+    chunk_size: int = 1_000,
 ) -> np.ndarray:
     """Dense `[N, K, C]` log-probabilities, for rules that look at several inputs at once."""
     return _collect(_stream(key, [posterior], [num_samples], source, rows, _identity, chunk_size))
@@ -208,7 +208,7 @@ def predict(
     rows: Any,
     *,
     num_samples: Sequence[int],
-    chunk_size: int = 500,
+    chunk_size: int = 1_000,
 ) -> tuple[np.ndarray, ...]:
     """Mean predictive log-probabilities `[N, C]` under each posterior.
 

@@ -151,19 +151,63 @@ def test_the_loop_over_samples_holds_no_convolution(batch: int):
     (loop,) = (
         equation
         for equation in program.jaxpr.eqns
-        if equation.primitive.name == "scan" and equation.params["length"] == 50
+        if equation.primitive.name == "scan"
+        and "random_bits" in names(equation.params["jaxpr"].jaxpr)
     )
+    assert loop.params["length"] == 5  # ten samples at a time
     inside = names(loop.params["jaxpr"].jaxpr)
     assert "dot_general" in inside and "random_bits" in inside
     assert "conv_general_dilated" not in inside and "reduce_max" not in inside
     dense = [
-        equation.outvars[0].aval.shape
+        equation.invars[1].aval.shape
         for equation in equations(loop.params["jaxpr"].jaxpr)
         if equation.primitive.name == "dot_general"
     ]
-    # The dense layers, for some numbers of units; the last choice is all of them.
-    widths = sorted({width for _, width in dense})
-    assert widths == [10, 40, 48, 56, 64, 72, 80, 88, 128]
+    # The dense layers: what ten samples keep of their 128 units each, for three numbers of them,
+    # and all units of one sample.
+    widths = {shape[-1] for shape in dense if len(shape) == 2}
+    assert widths == {640, 664, 696, 100, 128, 10}
+
+
+@jax.custom_batching.custom_vmap
+def several(draw: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.sin(draw) * x
+
+
+@several.def_vmap
+def _(axis_size: int, in_batched: list, draws: jax.Array, x: jax.Array) -> tuple:
+    assert in_batched == [True, False]
+    seen.append(axis_size)
+    return jnp.sin(draws)[:, None] * x, True
+
+
+seen: list[int] = []
+
+
+@pytest.mark.parametrize(
+    "num_draws, at_a_time", [(1, {1}), (7, {7}), (20, {20}), (50, {10}), (100, {20}), (23, {20, 3})]
+)
+def test_draws_go_together_where_there_is_a_rule_for_it(num_draws: int, at_a_time: set):
+    draws, x = jnp.arange(1.0, num_draws + 1), jnp.arange(3.0)
+    seen.clear()
+    found = map_draws(lambda draw, x: several(draw, x) + draw, draws, x)
+    assert {*seen} == at_a_time - {1}
+    np.testing.assert_allclose(found, jnp.sin(draws)[:, None] * x + draws[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("why", ["loop", "convolution", "memory"])
+def test_draws_go_one_by_one_or_few_at_a_time_where_several_are_slower(why: str):
+    def function(draw: jax.Array, x: jax.Array) -> jax.Array:
+        found = several(draw, x)
+        if why == "loop":
+            return jax.lax.fori_loop(0, jnp.int32(draw), lambda _, total: total + draw, found)
+        if why == "convolution":
+            return found + jnp.convolve(x * draw, jnp.ones(1), mode="same")
+        return found + jnp.sum(jnp.broadcast_to(draw, (2**20,)))  # 4 MiB a draw: 16 draws
+
+    seen.clear()
+    jax.eval_shape(lambda d, x: map_draws(function, d, x), jnp.ones(32), jnp.ones(3))
+    assert seen == ([16] if why == "memory" else [])
 
 
 def test_the_loop_over_samples_holds_one_of_two_convolutions_when_channels_drop():

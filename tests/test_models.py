@@ -11,7 +11,8 @@ import pytest
 from jax import lax
 
 from bayesian_active_learning import models
-from bayesian_active_learning.models.layers import in_small_batches
+from bayesian_active_learning.hoisting import map_draws
+from bayesian_active_learning.models.layers import _skipping, in_small_batches
 from bayesian_active_learning.types import Model, Outputs, Variables
 
 KEY = jax.random.key(0)
@@ -446,6 +447,45 @@ def test_dropped_units_are_left_out_and_nothing_changes(units: int, rate: float)
     if rate == 0.97:
         bias_alone = np.all(np.isclose(expected[0], params["output"]["b"]), axis=(1, 2))
         assert bias_alone.any() and not bias_alone.all()
+
+
+@pytest.mark.parametrize("num_kept", [0, 3, 32, 41, 64])
+def test_what_several_samples_keep_is_one_product(num_kept: int):
+    """From no unit of 64 to more than usual; alone, mapped, and twice mapped."""
+    rng = np.random.default_rng(num_kept)
+    flat, masks = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 6, 7))
+    weights, bias, lasts = (rng.normal(size=s) for s in ((7, 64), (64,), (2, 6, 64, 3)))
+    for last in lasts.reshape(12, 64, 3):
+        last[rng.permutation(64)[: 64 - num_kept]] = 0
+    hidden = np.maximum(np.einsum("gnd,gsd,du->gsnu", flat, masks, weights) + bias, 0)
+    expected = hidden @ lasts
+
+    function = _skipping(0.5)
+    samples = jax.vmap(function, (None, 0, None, None, 0))
+    arguments = jax.tree.map(jnp.float32, (flat, masks, weights, bias, lasts))
+    alone = function(arguments[0][0], arguments[1][0, 0], *arguments[2:4], arguments[4][0, 0])
+    together = samples(arguments[0][0], arguments[1][0], *arguments[2:4], arguments[4][0])
+    np.testing.assert_allclose(alone, expected[0, 0], atol=1e-4)
+    np.testing.assert_allclose(together, expected[0], atol=1e-4)
+    found = jax.vmap(samples, (0, 0, None, None, 0))(*arguments)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    same_mask = jax.vmap(function, (None, None, None, None, 0))
+    found = same_mask(arguments[0][0], arguments[1][0, 0], *arguments[2:4], arguments[4][0])
+    np.testing.assert_allclose(found[0], expected[0, 0], atol=1e-4)
+
+
+def test_one_hidden_layer_on_the_inputs_is_computed_once():
+    """It has no dropout: nothing of it depends on the sample."""
+    model, inputs = models.mlp(3), images(4, shape=(5,))
+    variables = fresh(model, 1, 5)
+    keys = jax.random.split(KEY, 6)
+
+    def network(key: jax.Array, variables: Variables, inputs: jax.Array) -> jax.Array:
+        return model.apply(variables, key, inputs, mode="sample")[0].logits
+
+    program = jax.make_jaxpr(lambda *a: map_draws(network, *a))(keys, variables, inputs)
+    (loop,) = (e for e in program.jaxpr.eqns if e.primitive.name == "scan")
+    assert "128,3" in str(loop.params["jaxpr"]) and "5,128" not in str(loop.params["jaxpr"])
 
 
 def test_left_out_units_have_gradients_of_zero():

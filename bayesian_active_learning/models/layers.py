@@ -200,8 +200,12 @@ def last_layers(
     """Two dense layers with ReLU between: outputs of the second, and its inputs before dropout.
 
     In mode "sample" hidden units that the mask drops for all examples need not be computed: on a
-    CPU they are left out, the same numbers for half the work at a rate of 1/2. Elsewhere, and
-    under `vmap`, sizes that depend on the mask cost more than they save.
+    CPU they are left out, the same numbers for half the work at a rate of 1/2. Under `vmap` over
+    posterior samples, what is left of several of them is one matrix product. Elsewhere sizes
+    that depend on the mask cost more than they save.
+
+    For inputs that are the same for all samples, and a hidden layer without dropout, two plain
+    layers are faster: the first of them is then computed once (`hoisting`).
     """
     units = hidden.output_size
     if mode != "sample" or not output.rate or units < _FEW_UNITS:
@@ -214,9 +218,7 @@ def last_layers(
     last = last * output.mask(units, flat.dtype)[:, None]
     features = jax.nn.relu(flat @ (weights * mask[:, None]) + bias)
     outputs = lax.platform_dependent(
-        *(flat, mask, weights, bias, last),
-        cpu=_skipping(units, output.rate),
-        default=_all_units,
+        *(flat, mask, weights, bias, last), cpu=_skipping(output.rate), default=_all_units
     )
     return outputs + last_bias, features
 
@@ -226,38 +228,63 @@ _STEP = 8  # of numbers of units that are compiled
 
 
 def _all_units(flat: Array, mask: Array, weights: Array, bias: Array, last: Array) -> Array:
+    """`[n, C]` of inputs `[n, D]`, their mask `[D]`, `[D, U]`, `[U]` and masked rows `[U, C]`."""
     return jax.nn.relu(flat @ (weights * mask[:, None]) + bias) @ last
 
 
 @functools.lru_cache(maxsize=32)
-def _skipping(units: int, rate: float) -> Callable[..., Array]:
-    """`_all_units` without those whose row in `last` is all zeros."""
-    mean, deviation = units * (1 - rate), math.sqrt(units * rate * (1 - rate))
-    low, high = ((mean + sign * 3 * deviation) // _STEP * _STEP for sign in (-1, 1))
-    usual = range(max(_STEP, int(low)), int(high) + 2 * _STEP, _STEP)
-    sizes = [size for size in usual if size < units] + [units]
+def _skipping(rate: float) -> Callable[..., Array]:
+    """`_all_units` without those whose row in `last` is all zeros, of which `rate` is the share."""
+    one_by_one = jax.vmap(_all_units, (None, 0, None, None, 0))
 
-    def some(size: int) -> Callable[..., Array]:
-        def apply(order, flat, mask, weights, bias, last):
-            chosen = order[:size]
-            # Rows of the transpose lie in one piece; it is the same for all samples.
-            rows = weights.T[chosen] * mask
-            return jax.nn.relu(flat @ rows.T + bias[chosen]) @ last[chosen]
+    @jax.custom_batching.custom_vmap
+    def together(flat, masks, weights, bias, lasts):
+        """`[S, n, C]` of S samples, `masks [S, D]` and `lasts [S, U, C]`."""
+        num_samples, units, num_classes = lasts.shape
+        kept = jnp.any(lasts != 0, axis=2).ravel()
+        order = jnp.argsort(~kept, stable=True).astype(jnp.int32)  # the kept ones first
 
-        return apply
+        def only(size: int) -> Callable[[], Array]:
+            def apply() -> Array:
+                samples, chosen = lax.div(order[:size], units), lax.rem(order[:size], units)
+                # Rows of the transpose lie in one piece; it is the same for all samples.
+                rows = weights.T[chosen] * masks[samples]
+                hidden = jax.nn.relu(flat @ rows.T + bias[chosen])
+                own = samples[:, None] == jnp.arange(num_samples)
+                blocks = jnp.where(own[:, :, None], lasts[samples, chosen][:, None], 0)
+                outputs = hidden @ blocks.reshape(size, -1)
+                return outputs.reshape(-1, num_samples, num_classes).swapaxes(0, 1)
+
+            return apply
+
+        def every() -> Array:
+            return lax.map(lambda own: _all_units(flat, own[0], weights, bias, own[1]), all_own)
+
+        all_own = masks, lasts
+        sizes = _usual_sizes(kept.size, 1 - rate)
+        branch = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), jnp.sum(kept))
+        return lax.switch(branch, [*map(only, sizes), every])
+
+    @together.def_vmap
+    def _(axis_size, in_batched, *arguments):
+        axes = [0 if batched else None for batched in in_batched]
+        return jax.vmap(one_by_one, axes, axis_size=axis_size)(*arguments), True
 
     @jax.custom_batching.custom_vmap
     def skipping(flat, mask, weights, bias, last):
-        kept = jnp.any(last != 0, axis=1)
-        order = jnp.argsort(~kept, stable=True)  # the kept ones first
-        branch = jnp.searchsorted(jnp.asarray(sizes), jnp.sum(kept))
-        branches = [some(size) for size in sizes]
-        return lax.switch(branch, branches, order, flat, mask, weights, bias, last)
+        return together(flat, mask[None], weights, bias, last[None])[0]
 
     @skipping.def_vmap
     def _(axis_size, in_batched, *arguments):
-        axes = [0 if batched else None for batched in in_batched]
-        return jax.vmap(_all_units, axes, axis_size=axis_size)(*arguments), True
+        if any(in_batched[i] for i in (0, 2, 3)):
+            axes = [0 if batched else None for batched in in_batched]
+            return jax.vmap(_all_units, axes, axis_size=axis_size)(*arguments), True
+        flat, mask, weights, bias, last = arguments
+        masks, lasts = (
+            x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+            for x, batched in ((mask, in_batched[1]), (last, in_batched[4]))
+        )
+        return together(flat, masks, weights, bias, lasts), True
 
     # A function with a rule for vmap has no derivative of its own.
     with_gradient = jax.custom_vjp(lambda *arguments: skipping(*arguments))
@@ -266,6 +293,13 @@ def _skipping(units: int, rate: float) -> Callable[..., Array]:
         lambda arguments, cotangent: jax.vjp(_all_units, *arguments)[1](cotangent),
     )
     return with_gradient
+
+
+def _usual_sizes(total: int, share: float) -> list[int]:
+    """Numbers of kept units, of `total`, that are compiled: one is nearly always enough."""
+    mean, deviation = total * share, math.sqrt(total * share * (1 - share))
+    steps = {math.ceil((mean + widths * deviation) / _STEP) for widths in (0, 1, 3)}
+    return sorted(step * _STEP for step in steps if step * _STEP < total)
 
 
 def max_pool_2x2(images: Array) -> Array:

@@ -123,8 +123,10 @@ def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: flo
         head = DropoutLinear(num_classes, rate if hidden_sizes else 0.0, name="head")
         for layer in layers[:-1]:
             features = jax.nn.relu(layer(features, mode))
-        if layers:
+        if len(layers) > 1:
             return Outputs(*last_layers(features, layers[-1], head, mode))
+        for layer in layers:  # one without dropout, the same for all samples
+            features = jax.nn.relu(layer(features, mode))
         return Outputs(head(features, mode), features)
 
     return from_haiku(forward)
