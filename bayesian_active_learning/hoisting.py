@@ -132,7 +132,7 @@ _OWN_RULE = "custom_vmap_call"
 _LOOPS = frozenset({"conv_general_dilated", "scan", "while"})  # slower for several draws at once
 
 
-def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+def _equations(jaxpr: Any) -> Iterator[core.JaxprEqn]:
     """All equations, those inside calls and branches included, but for what has its own rule."""
     for equation in jaxpr.eqns:
         yield equation
@@ -150,7 +150,9 @@ def _draws_together(rest: core.ClosedJaxpr, num_draws: int) -> int:
     largest, names = 1, set()
     for equation in _equations(rest.jaxpr):
         names.add(equation.primitive.name)
-        largest = max([largest, *(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)])
+        for variable in equation.outvars:
+            aval: Any = variable.aval
+            largest = max(largest, aval.size * aval.dtype.itemsize)
     if _OWN_RULE not in names or names & _LOOPS:
         return 1
     most = min(_TOGETHER, max(1, _TOGETHER_BYTES // largest))

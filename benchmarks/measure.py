@@ -137,6 +137,7 @@ def result(
     timings: Mapping[str, Timing],
     *,
     limits: Mapping[str, Sequence[float]] | None = None,
+    limits_of: Mapping[str, str] | None = None,
     agreement: Mapping[str, Any] | None = None,
     **details: Any,
 ) -> dict[str, Any]:
@@ -146,10 +147,15 @@ def result(
       case: what was done, in words.
       timings: by who did it; `OURS` is what the others are compared with.
       limits: by name, the least seconds possible in each turn, from speeds measured in it.
+      limits_of: the limits that another than `OURS` is held against, and whom.
       agreement: what was found when the results were compared.
       details: more for the record.
     """
     ours = timings[OURS]
+
+    def held(limit: str) -> Timing:
+        return timings[(limits_of or {}).get(limit, OURS)]
+
     found = {
         "case": case,
         "seconds": {
@@ -167,7 +173,9 @@ def result(
         "limits": {
             name: {
                 "seconds": spread(seconds),
-                "share_reached": spread([least / run for least, run in zip(seconds, ours.runs)]),
+                "share_reached": spread(
+                    [least / run for least, run in zip(seconds, held(name).runs)]
+                ),
             }
             for name, seconds in (limits or {}).items()
         },
