@@ -117,7 +117,7 @@ def _plain_network() -> Model:
             for index, channels in enumerate((images.shape[-1], 32))
         )
         parameters = [array for pair in convolutions for array in pair]
-        hidden = in_small_batches(networks._convolutions, 32)(images, *parameters)
+        hidden = in_small_batches(networks._convolutions, networks._SMALL)(images, *parameters)
         dense = models.DropoutLinear(128, 0.25, name="dense_1")
         features = jax.nn.relu(dense(hidden, mode))
         head = models.DropoutLinear(data.NUM_CLASSES, 0.5, name="dense_2")

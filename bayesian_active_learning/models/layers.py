@@ -139,7 +139,14 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
     activations stay in the cache; the whole batch at once elsewhere."""
 
     def mapped(images: Array, *parameters: Array) -> Array:
-        return lax.map(lambda image: function(image[None], *parameters)[0], images, batch_size=size)
+        count, missing = len(images), -len(images) % size
+        # A last part that is smaller would be a second program.
+        images = jnp.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
+        parts = images.reshape(-1, size, *images.shape[1:])
+        # What takes a part out of the whole would make the loops that read it slow.
+        apart = functools.partial(winograd.apart, lambda part: function(part, *parameters))
+        found = lax.map(apart, parts)
+        return found.reshape(-1, *found.shape[2:])[:count]
 
     def apply(images: Array, *parameters: Array) -> Array:
         if images.shape[0] <= size:

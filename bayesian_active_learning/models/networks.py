@@ -19,6 +19,8 @@ from bayesian_active_learning.models.layers import (
 from bayesian_active_learning.types import Array, Model, Outputs, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive
 
+_SMALL = 20  # images at a time through the convolutions; divides the usual chunks
+
 
 def from_haiku(forward: Callable[[Array, str], Outputs]) -> Model:
     """A `Model` from a Haiku function `forward(inputs, mode) -> Outputs`.
@@ -65,7 +67,7 @@ def convnet(num_classes: int = 10) -> Model:
             *ConvolutionParameters(32, 4, name="conv_1")(images.shape[-1]),
             *ConvolutionParameters(32, 4, name="conv_2")(32),
         )
-        convolutions = _convolutions if mode == "train" else in_small_batches(_convolutions, 32)
+        convolutions = _convolutions if mode == "train" else in_small_batches(_convolutions, _SMALL)
         hidden = convolutions(images, *parameters)
         dense = DropoutLinear(128, 0.25, name="dense_1")
         head = DropoutLinear(num_classes, 0.5, name="dense_2")
@@ -94,7 +96,7 @@ def batchbald_convnet(num_classes: int = 10) -> Model:
                 f"batchbald_convnet expects images [B, H, W, C] of at least 16x16, got "
                 f"{images.shape}"
             )
-        block = _block if mode == "train" else in_small_batches(_block, 32)
+        block = _block if mode == "train" else in_small_batches(_block, _SMALL)
         # A mask is never negative, so it may as well come after ReLU and pooling: what is
         # before it is then the same for all samples.
         hidden = block(images, *ConvolutionParameters(32, 5, name="conv_1")(images.shape[-1]))

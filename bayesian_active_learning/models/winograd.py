@@ -26,8 +26,10 @@ TILES = {3: 2, 4: 2, 5: 2}
 """Kernel size -> outputs of a tile along one axis. Larger tiles save more products and lose more
 digits; with these, outputs of unit size are off by some 1e-6."""
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5)  # small values of both signs keep rounding small
-_TOGETHER = 32
-"""Examples at a time: all their transformed tiles stay in the last cache."""
+_WHOLE = 32
+"""Examples that are done at once, ..."""
+_TOGETHER = 16
+"""... and at a time where there are more: their transformed tiles stay in the cache."""
 
 Phases = tuple[tuple[Array, ...], ...]
 """[i][j]: `[B, h, w, C]`, the pixels of rows m a + i and columns m b + j, for tiles of m."""
@@ -142,42 +144,45 @@ def _correlate(phases: Phases, kernel: Array, tiles: Tiles) -> Phases:
     return tuple(found)
 
 
-def _kernel_gradient(phases: Phases, cotangent: Phases, size: Sequence[int]) -> Array:
-    """Of the transformed kernel, `[products, C, F]`."""
-    height, width = cotangent[0][0].shape[1:3]
-    inputs = iter(_inputs(phases, (height, width), size))
+def _of_products(cotangent: Phases, size: Sequence[int]) -> list[Array]:
+    """Cotangents of the products `[B h w, F]`, from those of the outputs."""
     by_row, by_column = _matrices(size[0])[0], _matrices(size[1])[0]
     found = []
     for row in by_row.T:
         columns = [_combine(row, each) for each in zip(*cotangent, strict=True)]
         for column in by_column.T:
-            outputs = _combine(column, columns).reshape(-1, columns[0].shape[-1])
-            found.append(next(inputs).T @ outputs)
-    return jnp.stack(found)
+            found.append(_combine(column, columns).reshape(-1, columns[0].shape[-1]))
+    return found
 
 
-def _delayed(phases: Phases, size: Sequence[int], tiles: Tiles) -> Phases:
-    """Phases of the images with kernel size - 1 rows and columns of zeros before them."""
-    tile, extents = _tile(size), _extents(tiles, size)
+def _of_phases(inputs: Sequence[Array], tiles: Tiles, size: Sequence[int]) -> Phases:
+    """The transpose of `_inputs`."""
+    (down, right), (height, width) = _tile(size), tiles
+    by_row, by_column = _matrices(size[0])[2], _matrices(size[1])[2]
+    number = len(by_column)
+    arrays = [each.reshape(-1, height, width, each.shape[-1]) for each in inputs]
 
-    def source(axis: int, phase: int) -> tuple[int, int]:
-        before = size[axis] - 1
-        other = (phase - before) % tile[axis]
-        return other, (before - phase + other) // tile[axis]
+    def phase(
+        matrix: np.ndarray, parts: Sequence[Array], first: int, step: int, axis: int
+    ) -> Array:
+        """Pixels `first`, `first + step`, ... of the tiles, which overlap, along an axis."""
+        most = (len(matrix) - 1) // step
+        terms = []
+        for shift, pixel in enumerate(range(first, len(matrix), step)):
+            padding = [(0, 0)] * 4
+            padding[axis] = (shift, most - shift)
+            terms.append(jnp.pad(_combine(matrix[:, pixel], parts), padding))
+        return functools.reduce(jnp.add, terms)
 
-    def delayed(i: int, j: int) -> Array:
-        (row, down), (column, right) = source(0, i), source(1, j)
-        array = phases[row][column]
-        padding = [(0, 0), (down, 0), (right, 0), (0, 0)]
-        found = jnp.pad(array, padding)[:, : extents[0], : extents[1]]
-        missing = extents[0] - found.shape[1], extents[1] - found.shape[2]
-        return jnp.pad(found, [(0, 0), (0, missing[0]), (0, missing[1]), (0, 0)])
-
-    return tuple(tuple(delayed(i, j) for j in range(tile[1])) for i in range(tile[0]))
+    rows = [arrays[start : start + number] for start in range(0, len(arrays), number)]
+    columns = [[phase(by_column, row, j, right, axis=2) for row in rows] for j in range(right)]
+    return tuple(
+        tuple(phase(by_row, column, i, down, axis=1) for column in columns) for i in range(down)
+    )
 
 
-def _apart(function: Callable[..., Any], *arrays: Any) -> Any:
-    """`function(*arrays)`, not merged with what is done to its results.
+def apart(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`function(*arrays)`, not merged with what makes its arguments or is done to its results.
 
     XLA:CPU drops barriers before it merges, and a dropout mask merged with the last of 25
     products takes twice as long as both apart. It does not look into a loop whose number of
@@ -193,17 +198,15 @@ def _apart(function: Callable[..., Any], *arrays: Any) -> Any:
 def _in_parts(function: Callable[..., Any], *arrays: Any) -> list[Any]:
     """Results of `function` for parts of the examples, stacked for parts of equal size."""
     count = jax.tree.leaves(arrays)[0].shape[0]
-    whole = count // _TOGETHER * _TOGETHER
+    whole = count // _TOGETHER * _TOGETHER if count > _WHOLE else 0
     found = []
-    if whole == _TOGETHER:
-        part = jax.tree.map(lambda x: x[:whole], arrays)
-        found.append(jax.tree.map(lambda x: x[None], _apart(function, *part)))
-    elif whole:
+    if whole:
         parts = jax.tree.map(lambda x: x[:whole].reshape(-1, _TOGETHER, *x.shape[1:]), arrays)
-        found.append(lax.map(lambda part: function(*part), parts))
+        # What takes a part out of the whole would make the loops that read it slow.
+        found.append(lax.map(lambda part: apart(function, *part), parts))
     if whole < count:
         rest = jax.tree.map(lambda x: x[whole:], arrays)
-        found.append(jax.tree.map(lambda x: x[None], _apart(function, *rest)))
+        found.append(jax.tree.map(lambda x: x[None], apart(function, *rest)))
     return found
 
 
@@ -213,33 +216,36 @@ def _examples(*parts: Array) -> Array:
     return flat[0] if len(flat) == 1 else jnp.concatenate(flat)
 
 
+def _of_images(images: Array, kernel: Array, tiles: Tiles) -> Phases:
+    size = kernel.shape[:2]
+    return _correlate(_phases(images, _tile(size), _extents(tiles, size)), kernel, tiles)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(images: Array, kernel: Array, tiles: Tiles) -> Phases:
-    size = kernel.shape[:2]
-
-    def part(images: Array) -> Phases:
-        return _correlate(_phases(images, _tile(size), _extents(tiles, size)), kernel, tiles)
-
-    return jax.tree.map(_examples, *_in_parts(part, images))
+    if len(images) <= _WHOLE:
+        return _of_images(images, kernel, tiles)
+    return _forward(images, kernel, tiles)[0]
 
 
 def _forward(images: Array, kernel: Array, tiles: Tiles) -> tuple[Phases, Any]:
-    return _convolution(images, kernel, tiles), (images, kernel)
+    # Apart also where there is one part: a dropout mask merged with the last of the products
+    # takes twice as long as both.
+    parts = _in_parts(lambda part: _of_images(part, kernel, tiles), images)
+    return jax.tree.map(_examples, *parts), (images, kernel)
 
 
 def _backward(tiles: Tiles, saved: Any, cotangent: Phases) -> tuple[Array, Array]:
     images, kernel = saved
     size, tile = kernel.shape[:2], _tile(kernel.shape)
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    # The pixels that some output looks at; the others have no gradient.
-    reached = [min(n, m * t + k - 1) for n, m, t, k in zip(images.shape[1:3], tile, tiles, size)]
-    rows, columns = (-(-n // m) for n, m in zip(reached, tile))
+    matrices = _transformed(kernel).transpose(0, 2, 1)
 
     def part(images: Array, cotangent: Phases) -> tuple[Array, Array]:
-        phases = _phases(images, tile, _extents(tiles, size))
-        products = _kernel_gradient(phases, cotangent, size)
-        delayed = _delayed(cotangent, size, (rows, columns))
-        images_bar = _correlate(delayed, flipped, (rows, columns))
+        inputs = _inputs(_phases(images, tile, _extents(tiles, size)), tiles, size)
+        outputs = _of_products(cotangent, size)
+        products = jnp.stack([a.T @ b for a, b in zip(inputs, outputs, strict=True)])
+        inputs_bar = [each @ matrix for each, matrix in zip(outputs, matrices, strict=True)]
+        images_bar = _of_phases(inputs_bar, tiles, size)
         return _joined(images_bar, *images.shape[1:3]), products
 
     found = _in_parts(part, images, cotangent)
