@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayesian_active_learning.types import Array, ArrayLike
 from bayesian_active_learning.utils import log_mean_exp
@@ -64,9 +65,7 @@ def negative_log_likelihood(
       ValueError: shapes other than `[M, C]`, `[M]`, `[M]`.
     """
     log_probs, is_label, weights = _checked(log_probs, labels, mask)
-    floor = jnp.log(jnp.finfo(log_probs.dtype).tiny)
-    nll = -jnp.sum(jnp.where(is_label, jnp.maximum(log_probs, floor), 0.0), axis=1)
-    return _mean(_or_nan(nll, log_probs, is_label), weights)
+    return _mean(_nll(log_probs, is_label), weights)
 
 
 def expected_calibration_error(
@@ -94,11 +93,8 @@ def expected_calibration_error(
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
     log_probs, is_label, weights = _checked(log_probs, labels, mask)
     confidence = jnp.exp(jnp.max(log_probs, axis=1))
-    bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
-    gaps = jnp.where(weights > 0, _correct(log_probs, is_label) - confidence, 0.0) * weights
-    in_bin = jax.nn.one_hot(bins, num_bins, dtype=bool)  # [M, bins]
-    by_bin = jnp.sum(jnp.where(in_bin, gaps[:, None], 0.0), axis=0)
-    return jnp.sum(jnp.abs(by_bin)) / jnp.sum(weights)
+    gaps = _gaps(_correct(log_probs, is_label), confidence, weights)
+    return _over_bins(_by_bin(gaps, confidence, num_bins), weights)
 
 
 def brier_score(log_probs: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None) -> Array:
@@ -110,8 +106,8 @@ def brier_score(log_probs: ArrayLike, labels: ArrayLike, mask: ArrayLike | None 
       ValueError: shapes other than `[M, C]`, `[M]`, `[M]`.
     """
     log_probs, is_label, weights = _checked(log_probs, labels, mask)
-    brier = jnp.sum(jnp.square(jnp.exp(log_probs) - is_label), axis=1)
-    return _mean(_or_nan(brier, log_probs, is_label), weights)
+    squares = jnp.square(jnp.exp(log_probs) - is_label)
+    return _mean(_or_nan(jnp.sum(squares, axis=1), log_probs, is_label), weights)
 
 
 def classification_metrics(
@@ -130,11 +126,62 @@ def classification_metrics(
     Raises:
       ValueError: shapes other than `[M, C]`, `[M]`, `[M]`.
     """
+    weights = np.ones(np.shape(labels), np.float32) if mask is None else mask
+    rows = _by_row(log_probs, labels, weights)
+    for stage in (_exponentials, _differences, _partial_sums):
+        rows = stage(rows)
+    return _totals(rows)
+
+
+# Five programs in the place of some forty, one an operation, that the first call would have
+# to compile. In a single one XLA would fuse an exponential with the maximum or difference
+# beside it and a product or sum with the sum of them: other last digits than those of the
+# functions above. Within somebody's `jit` they are part of his program, as those are.
+
+
+@jax.jit
+def _by_row(log_probs: ArrayLike, labels: ArrayLike, weights: ArrayLike) -> dict[str, Array]:
+    log_probs, is_label, weights = _checked(log_probs, labels, weights)
+    return {
+        "log_probs": log_probs,
+        "is_label": is_label,
+        "weights": weights,
+        "correct": _correct(log_probs, is_label),
+        "nll": _nll(log_probs, is_label),
+        "top": jnp.max(log_probs, axis=1),
+    }
+
+
+@jax.jit
+def _exponentials(rows: dict[str, Array]) -> dict[str, Array]:
+    return {
+        **rows,
+        "probabilities": jnp.exp(rows["log_probs"]),
+        "confidence": jnp.exp(rows["top"]),
+    }
+
+
+@jax.jit
+def _differences(rows: dict[str, Array]) -> dict[str, Array]:
+    gaps = _gaps(rows["correct"], rows["confidence"], rows["weights"])
+    squares = jnp.square(rows["probabilities"] - rows["is_label"])
+    return {**rows, "gaps": gaps, "squares": squares}
+
+
+@jax.jit
+def _partial_sums(rows: dict[str, Array]) -> dict[str, Array]:
+    brier = _or_nan(jnp.sum(rows["squares"], axis=1), rows["log_probs"], rows["is_label"])
+    return {**rows, "brier": brier, "by_bin": _by_bin(rows["gaps"], rows["confidence"], 15)}
+
+
+@jax.jit
+def _totals(rows: dict[str, Array]) -> Metrics:
+    weights = rows["weights"]
     return Metrics(
-        accuracy=accuracy(log_probs, labels, mask),
-        nll=negative_log_likelihood(log_probs, labels, mask),
-        ece=expected_calibration_error(log_probs, labels, mask),
-        brier=brier_score(log_probs, labels, mask),
+        accuracy=_mean(rows["correct"], weights),
+        nll=_mean(rows["nll"], weights),
+        ece=_over_bins(rows["by_bin"], weights),
+        brier=_mean(rows["brier"], weights),
     )
 
 
@@ -159,6 +206,29 @@ def _correct(log_probs: Array, is_label: Array) -> Array:
     top = jnp.argmax(log_probs, axis=1)[:, None]
     correct = jnp.take_along_axis(is_label, top, axis=1)[:, 0].astype(log_probs.dtype)
     return _or_nan(correct, log_probs, is_label)
+
+
+def _nll(log_probs: Array, is_label: Array) -> Array:
+    """Of the label, `[M]`."""
+    floor = jnp.log(jnp.finfo(log_probs.dtype).tiny)
+    nll = -jnp.sum(jnp.where(is_label, jnp.maximum(log_probs, floor), 0.0), axis=1)
+    return _or_nan(nll, log_probs, is_label)
+
+
+def _gaps(correct: Array, confidence: Array, weights: Array) -> Array:
+    """Accuracy less confidence, weighted, `[M]`."""
+    return jnp.where(weights > 0, correct - confidence, 0.0) * weights
+
+
+def _by_bin(gaps: Array, confidence: Array, num_bins: int) -> Array:
+    """Sums of gaps, `[bins]`."""
+    bins = jnp.clip(jnp.ceil(confidence * num_bins).astype(jnp.int32) - 1, 0, num_bins - 1)
+    in_bin = jax.nn.one_hot(bins, num_bins, dtype=bool)  # [M, bins]
+    return jnp.sum(jnp.where(in_bin, gaps[:, None], 0.0), axis=0)
+
+
+def _over_bins(by_bin: Array, weights: Array) -> Array:
+    return jnp.sum(jnp.abs(by_bin)) / jnp.sum(weights)
 
 
 def _or_nan(values: Array, log_probs: Array, is_label: Array) -> Array:
