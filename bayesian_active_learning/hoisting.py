@@ -56,6 +56,26 @@ def _form(value: Any) -> Any:
     return value
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether forms are equal; seen at once where JAX has traced a function only once."""
+    if one is other:
+        return True
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return _form(one) == _form(other)
+
+
+def _same_equations(one: core.JaxprEqn, other: core.JaxprEqn) -> bool:
+    """Whether they compute the same from the same inputs."""
+    ignored = _DERIVATIVE_RULES.get(one.primitive.name, set())
+    mine, theirs = one.params, other.params
+    return (
+        one.primitive.name == other.primitive.name
+        and mine.keys() == theirs.keys()
+        and all(k in ignored or _same(value, theirs[k]) for k, value in mine.items())
+    )
+
+
 def _form_of_equation(equation: core.JaxprEqn) -> Any:
     ignored = _DERIVATIVE_RULES.get(equation.primitive.name, set())
     params = sorted(equation.params.items())
@@ -64,7 +84,7 @@ def _form_of_equation(equation: core.JaxprEqn) -> Any:
 
 def _without_repeats(jaxpr: core.Jaxpr) -> core.Jaxpr:
     """The same program, each computation done once. XLA does this too, but not for loops."""
-    known: dict[Any, Any] = {}
+    known: dict[Any, list[core.JaxprEqn]] = {}  # by what is quick to compare
     same: dict[Any, Any] = {}
 
     def current(variable: Any) -> Any:
@@ -77,10 +97,12 @@ def _without_repeats(jaxpr: core.Jaxpr) -> core.Jaxpr:
             atoms = tuple(
                 (str(v.aval), repr(v.val)) if isinstance(v, core.Literal) else id(v) for v in inputs
             )
-            first = known.setdefault((_form_of_equation(equation), atoms), equation)
-            if first is not equation:
+            alike = known.setdefault((equation.primitive.name, atoms), [])
+            first = next((other for other in alike if _same_equations(equation, other)), None)
+            if first is not None:
                 same.update(zip(equation.outvars, first.outvars, strict=True))
                 continue
+            alike.append(equation)
         equations.append(equation.replace(invars=inputs))
     return jaxpr.replace(eqns=equations, outvars=[current(v) for v in jaxpr.outvars])
 

@@ -114,6 +114,7 @@ def brier_score(log_probs: ArrayLike, labels: ArrayLike, mask: ArrayLike | None 
     return _mean(_or_nan(brier, log_probs, is_label), weights)
 
 
+@jax.jit  # one program in the place of some eighty for single operations
 def classification_metrics(
     log_probs: ArrayLike, labels: ArrayLike, mask: ArrayLike | None = None
 ) -> Metrics:

@@ -12,7 +12,7 @@ import optax
 from bayesian_active_learning import cold_start, posteriors, training
 from bayesian_active_learning.data_utils import Dataset, Splits, make_splits, pool_subset
 from bayesian_active_learning.models import MODELS, PRECISIONS, WITHOUT_DROPOUT, with_precision
-from bayesian_active_learning.types import Key, Model
+from bayesian_active_learning.types import ArrayLike, Key, Model
 from bayesian_active_learning.utils import check_one_of, check_positive
 
 BEFORE_ROUND_0 = 2**32 - 1  # in the place of a round's number
@@ -149,7 +149,11 @@ def round_keys(seed: int, round: int) -> Keys:
     The root is folded by round, a round's key only split: folding and splitting one
     key would collide. threefry, since under `vmap` the faster `rbg` uses one key for all.
     """
-    root = jax.random.key(seed, impl="threefry2x32")
+    return _keys_of_round(jax.random.key(seed, impl="threefry2x32"), np.uint32(round))
+
+
+@jax.jit
+def _keys_of_round(root: Key, round: ArrayLike) -> Keys:
     return Keys(*jax.random.split(jax.random.fold_in(root, round), len(Keys._fields)))
 
 

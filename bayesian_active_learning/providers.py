@@ -28,7 +28,7 @@ from bayesian_active_learning.types import (
     Strategy,
     Variables,
 )
-from bayesian_active_learning.utils import check_one_of, pad_rows
+from bayesian_active_learning.utils import check_one_of, pad_rows, split_key
 
 
 class Situation(NamedTuple):
@@ -89,7 +89,7 @@ def collect(
 
 def _keys_by_need(key: Key) -> dict[str, Key]:
     """In the table's order, not in that of a strategy's set of needs."""
-    return dict(zip(PROVIDERS, jax.random.split(key, len(PROVIDERS)), strict=True))
+    return dict(zip(PROVIDERS, split_key(key, len(PROVIDERS)), strict=True))
 
 
 def sample_replicas(
@@ -229,13 +229,16 @@ def check_applicable(
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     inputs = shaped(1, *source.shape[1:])
-    variables = jax.eval_shape(model.init, key, inputs)
-    outputs, _ = jax.eval_shape(
-        lambda variables, inputs: model.apply(variables, None, inputs, mode="mean"),
-        variables,
-        inputs,
-    )
-    width, members = outputs.features.shape[-1], setting(strategy, "members")
+    # The first fit finds this trace of the network again.
+    variables = training.initial.eval_shape(model, key, inputs)
+    width, members = 0, setting(strategy, "members")
+    if strategy.needs & {"features", "labelled_features"}:
+        outputs, _ = jax.eval_shape(
+            lambda variables, inputs: model.apply(variables, None, inputs, mode="mean"),
+            variables,
+            inputs,
+        )
+        width = outputs.features.shape[-1]
     shapes = {
         "scores": shaped(num_candidates),
         "log_probs": shaped(num_candidates, num_samples, num_classes),

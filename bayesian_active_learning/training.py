@@ -29,7 +29,7 @@ from bayesian_active_learning.types import (
     Source,
     Variables,
 )
-from bayesian_active_learning.utils import check_one_of, check_positive, round_up
+from bayesian_active_learning.utils import check_one_of, check_positive, round_up, split_key
 
 MONITORS = ("none", "nll", "accuracy")
 SCHEDULES = ("constant", "cosine")
@@ -141,16 +141,22 @@ def _compiled(
 
 @functools.partial(jax.jit, static_argnums=0)
 @full_precision
-def _initial(model: Model, key: Key, inputs: Array) -> Variables:
+def initial(model: Model, key: Key, inputs: Array) -> Variables:
+    """Fresh parameters for inputs `[1, ...]`, whose values do not count."""
     return model.init(key, inputs)
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
+@jax.jit
+def _four_numbers(key: Key) -> Array:
+    return jax.random.bits(key, (4,), "uint32")
+
+
 def minibatches(key: Key, num_labelled: int, batch_size: int) -> Iterator[np.ndarray]:
     """Minibatches of positions in the labelled set, without end."""
-    seed = np.asarray(jax.random.bits(key, (4,), "uint32"))
+    seed = np.asarray(_four_numbers(key))
     generator = np.random.Generator(np.random.PCG64(seed.tolist()))
     left = np.zeros(0, np.int64)
     while True:
@@ -264,11 +270,12 @@ def fit(
         raise ValueError(f"monitor {config.monitor!r} needs a validation set, got None")
 
     size = round_up(len(rows), 128) if capacity is None else capacity
-    inputs, padded_labels = jax.device_put(_buffers(source, rows, labels, size))
+    buffers = _buffers(source, rows, labels, size)
+    inputs, padded_labels = jax.device_put(buffers)
 
-    init_key, batch_key, mask_key = jax.random.split(key, 3)
+    init_key, batch_key, mask_key = split_key(key, 3)
     if variables is None:
-        variables = _initial(model, init_key, inputs[:1])
+        variables = initial(model, init_key, buffers[0][:1])
     else:
         variables = _copy(variables)  # the buffers are donated below; the caller keeps his
     block, check = _compiled(model, optimizer, config.decay_coverage, config.schedule)
@@ -281,7 +288,7 @@ def fit(
 
     batches = minibatches(batch_key, len(rows), config.batch_size)
     total = num_steps(config, len(rows))
-    strength, count_labelled = jnp.float32(config.weight_decay), jnp.float32(len(rows))
+    strength, count_labelled = np.float32(config.weight_decay), np.float32(len(rows))
     checks: list[tuple[int, float, float]] = []
     best, best_step, best_value = variables, 0, np.inf
     step, mean_loss = 0, np.nan

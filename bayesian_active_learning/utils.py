@@ -1,6 +1,7 @@
 """Small helpers: log-space sums, eager checks, padding, files written atomically."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -34,6 +35,12 @@ def exp_times(log_weights: Array, values: Array) -> Array:
     """exp(log_weights) * values with 0 * anything = 0, in values and gradients."""
     weights = jnp.exp(log_weights)
     return weights * jnp.where(weights > 0, values, 0.0)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def split_key(key: Key, count: int) -> tuple[Key, ...]:
+    """The keys of `jax.random.split`, one by one, from one small program instead of several."""
+    return tuple(jax.random.split(key, count))
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

@@ -19,7 +19,6 @@ import numpy as np
 from bayesian_active_learning import inference, models
 from bayesian_active_learning.acquisition_functions import bald
 from bayesian_active_learning.models import networks
-from bayesian_active_learning.models.layers import in_small_batches
 from bayesian_active_learning.types import Model, Outputs
 from benchmarks import data, measure, peers
 from benchmarks.measure import OURS, Case
@@ -117,7 +116,7 @@ def _plain_network() -> Model:
             for index, channels in enumerate((images.shape[-1], 32))
         )
         parameters = [array for pair in convolutions for array in pair]
-        hidden = in_small_batches(networks._convolutions, networks._SMALL)(images, *parameters)
+        hidden = networks._convolutions_in_batches(images, *parameters)
         dense = models.DropoutLinear(128, 0.25, name="dense_1")
         features = jax.nn.relu(dense(hidden, mode))
         head = models.DropoutLinear(data.NUM_CLASSES, 0.5, name="dense_2")

@@ -200,13 +200,13 @@ def fitted(model: Model) -> list[set[str]]:
     """Lowers what `fit` compiles, with the arguments that it is called with: initial
     parameters, a block of steps, a check."""
     found: list[set[str]] = []
-    compiled, initial = training._compiled, training._initial
+    compiled, initial = training._compiled, training.initial
     config = training.FitConfig(batch_size=4, epochs=0, min_steps=1, check_every=1, monitor="nll")
     labels = np.array([0, 1, 2, 0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             training,
-            "_initial",
+            "initial",
             lambda *a: spied(functools.partial(initial, a[0]), found)(*a[1:]),
         )
         patch.setattr(

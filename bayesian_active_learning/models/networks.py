@@ -48,6 +48,10 @@ def _convolutions(
     return jax.nn.relu(pooled_convolution(hidden, kernel_2) + bias_2)
 
 
+# Made once: JAX finds what it has traced by the function that it was.
+_convolutions_in_batches = in_small_batches(_convolutions, _SMALL)
+
+
 def convnet(num_classes: int = 10) -> Model:
     """The network of Gal, Islam & Ghahramani (2017), section 5.
 
@@ -67,7 +71,7 @@ def convnet(num_classes: int = 10) -> Model:
             *ConvolutionParameters(32, 4, name="conv_1")(images.shape[-1]),
             *ConvolutionParameters(32, 4, name="conv_2")(32),
         )
-        convolutions = _convolutions if mode == "train" else in_small_batches(_convolutions, _SMALL)
+        convolutions = _convolutions if mode == "train" else _convolutions_in_batches
         hidden = convolutions(images, *parameters)
         dense = DropoutLinear(128, 0.25, name="dense_1")
         head = DropoutLinear(num_classes, 0.5, name="dense_2")
@@ -78,6 +82,9 @@ def convnet(num_classes: int = 10) -> Model:
 
 def _block(images: Array, kernel: Array, bias: Array) -> Array:
     return jax.nn.relu(pooled_convolution(images, kernel) + bias)
+
+
+_block_in_batches = in_small_batches(_block, _SMALL)
 
 
 def batchbald_convnet(num_classes: int = 10) -> Model:
@@ -96,7 +103,7 @@ def batchbald_convnet(num_classes: int = 10) -> Model:
                 f"batchbald_convnet expects images [B, H, W, C] of at least 16x16, got "
                 f"{images.shape}"
             )
-        block = _block if mode == "train" else in_small_batches(_block, _SMALL)
+        block = _block if mode == "train" else _block_in_batches
         # A mask is never negative, so it may as well come after ReLU and pooling: what is
         # before it is then the same for all samples.
         hidden = block(images, *ConvolutionParameters(32, 5, name="conv_1")(images.shape[-1]))

@@ -188,6 +188,7 @@ def apart(function: Callable[..., Any], *arrays: Any) -> Any:
     products takes twice as long as both apart. It does not look into a loop whose number of
     turns it cannot know: here one, always.
     """
+    function = jax.jit(function, inline=True)  # traced once for its shapes and for the loop
     number = jax.tree.leaves(arrays)[0].ravel()[0].astype(jnp.float32)
     sign = lax.shift_right_logical(lax.bitcast_convert_type(number, jnp.uint32), jnp.uint32(31))
     turns = jnp.maximum(sign, 1).astype(jnp.int32)
