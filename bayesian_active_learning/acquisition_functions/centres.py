@@ -24,7 +24,7 @@ LAZY_BATCH = 8
 PENDING = 64  # centres at once: products of fewer are slow, and distances would be old with more
 _FEW = 6  # so many direct passes take as long as a product with PENDING centres
 _ROWS = 512  # a chunk's distances to PENDING centres stay in cache
-_AT_ONCE = 8  # rows of a chunk that are measured from all new centres
+_AT_ONCE = 8  # neighbours in a chunk that are measured from all new centres
 
 
 class Expansion(NamedTuple):
@@ -58,7 +58,7 @@ class Space(NamedTuple):
 
 def take(points: Any, positions: Array) -> Any:
     """The points at these positions (or the one at this one)."""
-    return jax.tree.map(lambda part: part[positions], points)
+    return jax.tree.map(lambda p: p[positions], points)
 
 
 def metric_space(metric: str, points: Array) -> Space:
@@ -86,6 +86,11 @@ def matmul(points: Array, others: Array) -> Array:
     """x.y `[P, R]` of `[P, D]` and `[R, D]`."""
     # Accelerators would take fewer bits unless told.
     return jnp.matmul(points, others.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def part(points: Any, start: Array, size: int) -> Any:
+    """So many of the points from `start` on."""
+    return jax.tree.map(lambda p: jax.lax.dynamic_slice_in_dim(p, start, size), points)
 
 
 def written(values: Array, new: Array, start: Array) -> Array:
@@ -132,7 +137,7 @@ def _by_products(
     space: Space, expansion: Expansion, positions: Array, count: Array
 ) -> Callable[[Array], Array]:
     norms, products, width, of_squared = expansion
-    size = min(_ROWS, len(norms))
+    size, few = min(_ROWS, len(norms)), min(_AT_ONCE, len(norms))
     columns = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
     there = columns < count
     # A sum of `width` products in any order is wrong by at most width units of half an eps of
@@ -152,10 +157,7 @@ def _by_products(
 
         def chunk(i: Array, distances: Array) -> Array:
             start = jnp.minimum(i * size, len(norms) - size)  # the last one overlaps
-            rows, sizes, old = jax.tree.map(
-                lambda part: jax.lax.dynamic_slice_in_dim(part, start, size),
-                (space.points, norms, distances),
-            )
+            rows, sizes, old = part((space.points, norms, distances), start, size)
             squared = (centre_norms[:, None] + sizes) - 2 * products(centres, rows)
             least = jnp.min(squared, axis=0)
             error = share * (sizes + largest)
@@ -168,12 +170,12 @@ def _by_products(
 
             def measure(state: tuple[Array, Array]) -> tuple[Array, Array]:
                 new, hidden = state
-                _, few = jax.lax.top_k(hidden.astype(jnp.int32), min(_AT_ONCE, size))
-                found = all_centres(take(rows, few))
-                return new.at[few].min(found), hidden.at[few].set(False)
+                i = jnp.minimum(jnp.argmax(hidden), size - few)
+                found = jnp.minimum(part(new, i, few), all_centres(part(rows, i, few)))
+                return written(new, found, i), written(hidden, jnp.zeros(few, bool), i)
 
             new, _ = jax.lax.while_loop(lambda state: jnp.any(state[1]), measure, (new, hidden))
-            return jax.lax.dynamic_update_slice_in_dim(distances, new, start, 0)
+            return written(distances, new, start)
 
         return jax.lax.fori_loop(0, -(-len(norms) // size), chunk, distances)
 

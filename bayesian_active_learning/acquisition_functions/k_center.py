@@ -156,7 +156,7 @@ class _Block(NamedTuple):
     picks: Array  # [P], places in the block
     scores: Array  # [P]
     valid: Array  # [P]
-    count: Array  # [], picks
+    num_picks: Array  # []
     surely: Array  # [], the last one was the highest of all
 
 
@@ -191,10 +191,10 @@ def lazily_farthest(
                 distances=jnp.minimum(block.distances, to_pick),
                 left=block.left & (rows != position),
                 # Written again unless it counts.
-                picks=written(block.picks, i, block.count),
-                scores=written(block.scores, _ranks(now)[i], block.count),
-                valid=written(block.valid, block.left[i], block.count),
-                count=block.count + surely,
+                picks=written(block.picks, i, block.num_picks),
+                scores=written(block.scores, _ranks(now)[i], block.num_picks),
+                valid=written(block.valid, block.left[i], block.num_picks),
+                num_picks=block.num_picks + surely,
                 surely=surely,
             )
 
@@ -205,29 +205,31 @@ def lazily_farthest(
             picks=none,
             scores=jnp.zeros(PENDING, _ranks(within).dtype),
             valid=none.astype(bool),
-            count=none[0],
+            num_picks=none[0],
             surely=jnp.ones((), bool),
         )
-        found = jax.lax.while_loop(lambda block: block.surely & (block.count < most), pick, block)
+        found = jax.lax.while_loop(
+            lambda block: block.surely & (block.num_picks < most), pick, block
+        )
         return rows, found
 
     def some_picks(state: _Lazy) -> _Lazy:
         distances = with_centres(space, state.distances, state.new, state.num_new)
         # The first pick may be ranked by something that is no bound for the others.
-        most = jnp.where(state.count == 0, 1, jnp.minimum(PENDING, size - state.count))
+        most = jnp.where(state.num_picked == 0, 1, jnp.minimum(PENDING, size - state.num_picked))
         rows, block = from_block(pool._replace(distances=distances), state.left, most)
         new = rows[block.picks]
-        counts = jnp.arange(PENDING) < block.count
+        counts = jnp.arange(PENDING) < block.num_picks
         return _Lazy(
             distances=distances,
             left=state.left.at[jnp.where(counts, new, len(distances))].set(False, mode="drop"),
             new=new,
-            num_new=block.count,
+            num_new=block.num_picks,
             # What does not count is written over.
-            positions=written(state.positions, new, state.count),
-            scores=written(state.scores, block.scores, state.count),
-            valid=written(state.valid, block.valid, state.count),
-            count=state.count + block.count,
+            positions=written(state.positions, new, state.num_picked),
+            scores=written(state.scores, block.scores, state.num_picked),
+            valid=written(state.valid, block.valid, state.num_picked),
+            num_picked=state.num_picked + block.num_picks,
         )
 
     places = jnp.zeros(size + PENDING, jnp.int32)
@@ -239,9 +241,9 @@ def lazily_farthest(
         positions=places,
         scores=places.astype(_ranks(pool).dtype),
         valid=places.astype(bool),
-        count=places[0],
+        num_picked=places[0],
     )
-    state = jax.lax.while_loop(lambda state: state.count < size, some_picks, state)
+    state = jax.lax.while_loop(lambda state: state.num_picked < size, some_picks, state)
     return padded(state.positions[:size], state.scores[:size], state.valid[:size], batch_size)
 
 
@@ -255,7 +257,7 @@ class _Lazy(NamedTuple):
     positions: Array  # [B + P] of all picks
     scores: Array  # [B + P]
     valid: Array  # [B + P]
-    count: Array  # []
+    num_picked: Array  # []
 
 
 def _sortable(pool: _Pool, left: Array) -> Array:

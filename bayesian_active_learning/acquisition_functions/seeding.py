@@ -1,6 +1,8 @@
 """Diverse batches by k-means++ seeding: of features, or of BADGE's gradient embeddings."""
 
 import functools
+import itertools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -138,7 +140,7 @@ class _Drawn(NamedTuple):
     left: Array  # [M], can still be drawn
     picks: Array  # [P], places in the block
     scores: Array  # [P]
-    count: Array  # [], picks
+    num_picks: Array  # []
     step: Array  # [], arrivals seen
     unknown: Array  # [], somebody's next arrival is not known
 
@@ -152,8 +154,9 @@ class _Lazy(NamedTuple):
     num_new: Array  # []
     positions: Array  # [B + P] of all picks
     scores: Array  # [B + P]
-    count: Array  # []
+    num_drawn: Array  # []
     block: Array  # [], how many there were
+    noise: Array  # [N], of the last one
     some_mass: Array  # []
 
 
@@ -187,30 +190,29 @@ def lazily_drawn(
     """
     rows, left = jnp.asarray(candidates.rows), jnp.asarray(candidates.mask, bool)
     size, width = min(batch_size, len(rows)), min(block_size, len(rows))
-    first_key, block_key, filler_key = jax.random.split(key, 3)
+    first_key, block_key = jax.random.split(key)
 
-    def from_block(mass: Array, left: Array, key: Key, most: Array) -> tuple[Array, _Drawn]:
-        """At most so many picks, and the positions of the block `[M]`."""
+    def from_block(mass: Array, left: Array, key: Key, most: Array) -> tuple[Array, Array, _Drawn]:
+        """The noise `[N]`, the positions of the block `[M]`, and at most so many picks."""
         bad = ~jnp.isfinite(mass) & left  # at once
         old = jnp.where(left, mass, 0)
         largest = jnp.max(jnp.where(bad, 0, old))
         rates = jnp.where(bad, jnp.inf, old / jnp.where(largest > 0, largest, 1))
-        time_key, more_key, chance_key = jax.random.split(key, 3)
-        times = exponential(row_bits(time_key, rows)).astype(mass.dtype) / rates
+        time_key, more_key = jax.random.split(key)
+        noise = exponential(row_bits(time_key, rows)).astype(mass.dtype)
+        times = noise / rates
         # No slices of the two, or XLA:CPU sorts all.
         earliest, block = jax.lax.top_k(-times, width)
         end = jnp.max(-earliest)
 
-        def block_bits(key: Key, count: int) -> Array:
-            found = jax.vmap(lambda key: row_bits(key, rows[block]))(jax.random.split(key, count))
-            return found.T
-
-        more = exponential(block_bits(more_key, num_arrivals - 1)) / rates[block][:, None]
-        arrivals = jnp.cumsum(jnp.concatenate([-earliest[:, None], more], axis=1), axis=1)
-        chances = uniform(block_bits(chance_key, num_arrivals)).ravel()
-        flat = arrivals.ravel()
-        order = jnp.argsort(flat).astype(jnp.int32)
-        num_arrived = jnp.sum((flat <= end) & (flat < jnp.inf))
+        keys = jax.random.split(more_key, 2 * num_arrivals - 1)
+        bits = jax.vmap(row_bits, in_axes=(0, None), out_axes=1)(keys, rows[block])
+        more = exponential(bits[:, num_arrivals:]) / rates[block][:, None]
+        gaps = [-earliest, *more.T]
+        arrivals = jnp.stack(list(itertools.accumulate(gaps, operator.add)), axis=1).ravel()
+        chances = uniform(bits[:, :num_arrivals]).ravel()
+        order = jnp.argsort(arrivals).astype(jnp.int32)
+        num_arrived = jnp.sum((arrivals <= end) & (arrivals < jnp.inf))
         points, old, bad = take((space.points, old, bad), block)
 
         def arrive(drawn: _Drawn) -> _Drawn:
@@ -229,9 +231,9 @@ def lazily_drawn(
                 mass=masses,
                 left=left,
                 # Written again unless it counts.
-                picks=written(drawn.picks, i, drawn.count),
-                scores=written(drawn.scores, jnp.sqrt(mass), drawn.count),
-                count=drawn.count + counts,
+                picks=written(drawn.picks, i, drawn.num_picks),
+                scores=written(drawn.scores, jnp.sqrt(mass), drawn.num_picks),
+                num_picks=drawn.num_picks + counts,
                 step=drawn.step + 1,
                 unknown=last & left[i] & (masses[i] > 0),
             )
@@ -242,34 +244,35 @@ def lazily_drawn(
             left=left[block],
             picks=none,
             scores=none.astype(mass.dtype),
-            count=none[0],
+            num_picks=none[0],
             step=none[0],
             unknown=jnp.zeros((), bool),
         )
         drawn = jax.lax.while_loop(
-            lambda drawn: (drawn.count < most) & (drawn.step < num_arrived) & ~drawn.unknown,
+            lambda drawn: (drawn.num_picks < most) & (drawn.step < num_arrived) & ~drawn.unknown,
             arrive,
             drawn,
         )
-        return block.astype(jnp.int32), drawn
+        return noise, block.astype(jnp.int32), drawn
 
     def some_picks(state: _Lazy) -> _Lazy:
         mass = with_centres(space, state.mass, state.new, state.num_new)
-        most = jnp.minimum(pending, size - state.count)
+        most = jnp.minimum(pending, size - state.num_drawn)
         block_keys = jax.random.fold_in(block_key, state.block)
-        block, drawn = from_block(mass, state.left, block_keys, most)
+        noise, block, drawn = from_block(mass, state.left, block_keys, most)
         new = block[drawn.picks]
-        counts = jnp.arange(pending) < drawn.count
+        counts = jnp.arange(pending) < drawn.num_picks
         return _Lazy(
             mass=mass,
             left=state.left.at[jnp.where(counts, new, len(rows))].set(False, mode="drop"),
             new=new,
-            num_new=drawn.count,
+            num_new=drawn.num_picks,
             # What does not count is written over.
-            positions=written(state.positions, new, state.count),
-            scores=written(state.scores, drawn.scores, state.count),
-            count=state.count + drawn.count,
+            positions=written(state.positions, new, state.num_drawn),
+            scores=written(state.scores, drawn.scores, state.num_drawn),
+            num_drawn=state.num_drawn + drawn.num_picks,
             block=state.block + 1,
+            noise=noise,
             some_mass=jnp.any(state.left & ~(mass <= 0)),
         )
 
@@ -285,17 +288,18 @@ def lazily_drawn(
         num_new=places[0] + 1,
         positions=places.at[0].set(first),
         scores=places.astype(dtype).at[0].set(0 if norms is None else norms[first]),
-        count=places[0] + 1,
+        num_drawn=places[0] + 1,
         block=places[0],
+        noise=jnp.zeros(len(rows), dtype),
         some_mass=any_left,
     )
     state = jax.lax.while_loop(
-        lambda state: (state.count < size) & state.some_mass, some_picks, state
+        lambda state: (state.num_drawn < size) & state.some_mass, some_picks, state
     )
-    # Equals of picks, at random.
-    _, others = jax.lax.top_k(jnp.where(state.left, row_gumbel(filler_key, rows), -jnp.inf), size)
+    # Equals of picks, at random: by noise that drew nothing, for want of mass.
+    _, others = jax.lax.top_k(jnp.where(state.left, -state.noise, -jnp.inf), size)
     place = jnp.arange(size)
-    drawn, other = place < state.count, others[jnp.maximum(place - state.count, 0)]
+    drawn, other = place < state.num_drawn, others[jnp.maximum(place - state.num_drawn, 0)]
     selection = padded(
         jnp.where(drawn, state.positions[:size], other),
         jnp.where(drawn, state.scores[:size], 0),
