@@ -83,7 +83,7 @@ def test_equals_of_new_centres_are_at_zero() -> None:
 @functools.cache
 def picks_by(name: str) -> Any:
     def select(points: jax.Array, mask: jax.Array, old: jax.Array, weights: jax.Array) -> Any:
-        first = centres.squared_norms(points)
+        first = 1e-3 * centres.squared_norms(points)  # no bound for what comes after
         if name == "plain":
             return k_center.farthest_first(
                 "euclidean", points, mask, B, distances=old, first=first, weights=weights
@@ -126,11 +126,11 @@ def candidates_of(points: np.ndarray, mask: Any = None) -> Candidates:
 
 
 @pytest.mark.parametrize(
-    ("block_size", "num_arrivals", "pending"),
-    [(2, 1, 2), (3, 2, 2), (9, 4, 8)],
+    ("batch_size", "first", "block_size", "num_arrivals", "pending"),
+    [(3, None, 3, 2, 2), (4, 2, 4, 3, 8)],
 )
 def test_draws_have_the_probabilities_of_kmeans_pp(
-    block_size: int, num_arrivals: int, pending: int
+    batch_size: int, first: int | None, block_size: int, num_arrivals: int, pending: int
 ) -> None:
     """Masses that fall by much, so that many arrivals do not count; the fourth is masked out."""
     points = np.float32([[0, 0], [1, 0], [0, 3], [9, 9], [-4, 1], [-4, 2]])
@@ -142,8 +142,8 @@ def test_draws_have_the_probabilities_of_kmeans_pp(
             key,
             space,
             candidates_of(points, mask),
-            3,
-            norms=None,
+            batch_size,
+            norms=None if first is None else jnp.float32(jnp.arange(6) == first),
             block_size=block_size,
             num_arrivals=num_arrivals,
             pending=pending,
@@ -151,7 +151,8 @@ def test_draws_have_the_probabilities_of_kmeans_pp(
 
     selection = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), 10_000))
     shown = np.array([0, 1, 2, -1, 3, 4])
-    expected = d2_probabilities(points[mask], 3, dict.fromkeys(range(5), 1 / 5))
+    firsts = dict.fromkeys(range(5), 1 / 5) if first is None else {first: 1.0}
+    expected = d2_probabilities(points[mask], batch_size, firsts)
     check_frequencies(shown[np.asarray(selection.positions)], expected)
     assert not np.asarray(selection.filler).any()
 
@@ -161,7 +162,7 @@ def test_lazy_draws_beside_the_plain_loop() -> None:
     points = points_of("clustered")[:400]
     space, candidates = centres.squared_space(jnp.asarray(points)), candidates_of(points)
     norms = jnp.asarray(points[:, 0])
-    keys = jax.random.split(jax.random.key(3), 300)
+    keys = jax.random.split(jax.random.key(3), 200)
 
     def lazy(key: jax.Array) -> Any:
         return seeding.lazily_drawn(key, space, candidates, 40, norms=norms, block_size=64)
