@@ -20,7 +20,7 @@ from bayesian_active_learning.acquisition_functions.distances import (
 from bayesian_active_learning.types import Array
 
 LAZY_POOL = 4_096  # candidates from which on it pays to let most of them wait
-LAZY_BATCH = 8
+LAZY_BATCH = 16
 PENDING = 64  # centres at once: products of fewer are slow, and distances would be old with more
 _FEW = 6  # so many direct passes take as long as a product with PENDING centres
 _ROWS = 512  # a chunk's distances to PENDING centres stay in cache

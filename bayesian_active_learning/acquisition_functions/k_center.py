@@ -66,7 +66,8 @@ def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strate
 
     Returns:
       A strategy that needs features and labelled features, and "scores" if weighted. Time
-      O((L + B) N D), memory O(N D). The key is not used.
+      O((L + B) N D), in large pools as matrix products for many picks at once (but for
+      manhattan); memory O(N D). The key is not used.
 
     Raises:
       ValueError: an unknown metric or score.

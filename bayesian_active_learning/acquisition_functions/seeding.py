@@ -58,7 +58,8 @@ def kmeans_pp(*, first: str = "uniform") -> Strategy:
       first: how the first pick is made: "uniform" at random, or "max_norm", the largest norm.
 
     Returns:
-      A strategy that needs features. Time O(B N D), memory O(N D). The noise is each row's own.
+      A strategy that needs features. Time O(B N D), in large pools as matrix products for many
+      picks at once; memory O(N D). The noise is each row's own.
 
     Raises:
       ValueError: an unknown `first`.
@@ -86,8 +87,8 @@ def badge() -> Strategy:
     Ash et al. 2020, arXiv:1906.03671, algorithm 1.
 
     Returns:
-      A strategy that needs predictions and features. Time O(B N (C + D)), memory O(N (C + D)).
-      The noise is each row's own.
+      A strategy that needs predictions and features. Time O(B N (C + D)), in large pools as
+      matrix products for many picks at once; memory O(N (C + D)). The noise is each row's own.
     """
     return Strategy(select=_select_badge, needs=frozenset({"predictions", "features"}))
 
