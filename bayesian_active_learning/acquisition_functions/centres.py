@@ -22,7 +22,7 @@ from bayesian_active_learning.types import Array
 LAZY_POOL = 4_096  # candidates from which on it pays to let most of them wait
 LAZY_BATCH = 16
 PENDING = 64  # centres at once: products of fewer are slow, and distances would be old with more
-_FEW = 6  # so many direct passes take as long as a product with PENDING centres
+_FEW = 6  # about so many direct passes take as long as a product with PENDING centres
 _ROWS = 512  # a chunk's distances to PENDING centres stay in cache
 _AT_ONCE = 8  # neighbours in a chunk that are measured from all new centres
 
