@@ -25,6 +25,7 @@ from bayesian_active_learning import (
     training,
     vaal,
 )
+from bayesian_active_learning.acquisition_functions import centres
 from bayesian_active_learning.hoisting import map_draws
 from bayesian_active_learning.types import Model, Posterior, Variables
 
@@ -91,6 +92,15 @@ def test_strategies(name: str):
     candidates = jax.tree.map(jnp.asarray, candidates._replace(target_labels=np.zeros(2, int)))
     select = functools.partial(strategy.select, batch_size=3)
     assert lowered(select, KEY, candidates) <= {"HIGHEST"}
+
+
+@pytest.mark.parametrize("name", ["coreset", "kmeans_pp", "badge"])
+def test_strategies_on_large_pools(name: str):
+    strategy = af.make_strategy(name)
+    candidates = jax.tree.map(jnp.asarray, make_candidates(strategy, n=centres.LAZY_POOL))
+    assert lowered(functools.partial(strategy.select, batch_size=100), KEY, candidates) == {
+        "HIGHEST"
+    }
 
 
 def test_joint_quantities():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from bayesian_active_learning.types import Array, ArrayLike
 
-CHUNK_ELEMENTS = 2**25  # of the [N, chunk] distances that `nearest` holds at a time
+CHUNK_ELEMENTS = 2**25  # of the [chunk, N] distances that `nearest` holds at a time
 _CHUNK = 128  # at most: as fast as larger ones on CPU
 
 _Found = tuple[Array, Array]  # least distance [N], and where
@@ -94,7 +94,7 @@ def nearest(metric: str, points: Array, others: Array, mask: ArrayLike) -> tuple
         return jnp.full(len(points), jnp.inf, points.dtype), jnp.zeros(len(points), jnp.int32)
     to_one, of_squared = METRICS[metric].to_one, METRICS[metric].of_squared
     size = min(_CHUNK, len(others), max(8, CHUNK_ELEMENTS // len(points)))
-    columns = jnp.arange(size, dtype=jnp.int32)
+    numbers = jnp.arange(size, dtype=jnp.int32)
 
     if of_squared is None:
         origin = jnp.zeros(points.shape[1:], points.dtype)
@@ -108,14 +108,14 @@ def nearest(metric: str, points: Array, others: Array, mask: ArrayLike) -> tuple
         best, position = found
         start, rows, there = chunk
         if of_squared is None:
-            values = pairwise(metric, centred, rows)
+            values = pairwise(metric, centred, rows).T
         else:
-            values = _squared(centred, rows, norms, squared_norms(rows))
-        values = jnp.where(there, values, jnp.inf)
-        least = jnp.min(values, axis=1)
-        # argmin alone is several times slower on CPU than these two reductions.
-        column = jnp.min(jnp.where(values == least[:, None], columns, size - 1), axis=1)
-        position = jnp.where(least < best, start + column, position)
+            values = _squared(rows, centred, squared_norms(rows), norms)
+        values = jnp.where(there[:, None], values, jnp.inf)
+        # Over the first axis: vectorised on CPU, and argmin alone would be several times slower.
+        least = jnp.min(values, axis=0)
+        number = jnp.min(jnp.where(values == least, numbers[:, None], size - 1), axis=0)
+        position = jnp.where(least < best, start + number, position)
         return jnp.minimum(best, least), position
 
     def step(found: _Found, chunk: _Chunk) -> tuple[_Found, None]:

@@ -1,9 +1,20 @@
 """Core-set selection: cover the pool by few centres, the farthest point first."""
 
 import functools
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from bayesian_active_learning.acquisition_functions.centres import (
+    PENDING,
+    Space,
+    is_lazy,
+    metric_space,
+    take,
+    with_centres,
+    written,
+)
 from bayesian_active_learning.acquisition_functions.distances import (
     METRICS,
     distance_to_mean,
@@ -12,9 +23,11 @@ from bayesian_active_learning.acquisition_functions.distances import (
 )
 from bayesian_active_learning.acquisition_functions.scores import find_score
 from bayesian_active_learning.acquisition_functions.selection import (
+    check_batch_size,
     greedy,
     highest,
     needed,
+    padded,
     sortable,
 )
 from bayesian_active_learning.types import (
@@ -29,6 +42,7 @@ from bayesian_active_learning.types import (
 from bayesian_active_learning.utils import check_one_of
 
 _NEEDS = frozenset({"features", "labelled_features", "labelled_mask"})
+BLOCK = 512  # candidates kept up to date
 
 
 def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strategy:
@@ -52,7 +66,8 @@ def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strate
 
     Returns:
       A strategy that needs features and labelled features, and "scores" if weighted. Time
-      O((L + B) N D), memory O(N D). The key is not used.
+      O((L + B) N D), in large pools as matrix products for many picks at once (but for
+      manhattan); memory O(N D). The key is not used.
 
     Raises:
       ValueError: an unknown metric or score.
@@ -104,18 +119,150 @@ def farthest_first(
       batch_size: static, at least 1; may exceed N.
       distances: `[N]` to the nearest centre that is there already; inf where there is none.
       first: `[N]`, ranks of the first pick where there is no centre yet.
-      weights: `[N]` or one, multiply distances and `first`.
+      weights: `[N]` or one, at least 0, multiply distances and `first`.
     """
-    to_one = METRICS[metric].to_one
+    space = metric_space(metric, points)
+    pool = _Pool(points, distances, first, jnp.broadcast_to(weights, distances.shape))
+    if is_lazy(len(points), check_batch_size(batch_size)):
+        return lazily_farthest(space, pool, mask, batch_size, BLOCK)
 
     def evaluate(distances: Array, step: Array) -> tuple[Array, Array]:
-        ranks = jnp.where(distances == jnp.inf, first, distances) * weights
+        ranks = _ranks(pool._replace(distances=distances))
         return ranks, ranks
 
     def update(distances: Array, position: Array) -> Array:
-        return jnp.minimum(distances, to_one(points, points[position]))
+        return jnp.minimum(distances, space.to_one(points, points[position]))
 
     return greedy(evaluate, update, distances, mask, batch_size)
+
+
+class _Pool(NamedTuple):
+    """What ranks candidates."""
+
+    points: Array  # [N, D]
+    distances: Array  # [N] to the nearest centre
+    first: Array  # [N]
+    weights: Array  # [N]
+
+
+def _ranks(pool: _Pool) -> Array:
+    return jnp.where(pool.distances == jnp.inf, pool.first, pool.distances) * pool.weights
+
+
+class _Block(NamedTuple):
+    """The candidates that are kept up to date, and what was picked of them."""
+
+    distances: Array  # [M]
+    left: Array  # [M], can still be picked
+    picks: Array  # [P], places in the block
+    scores: Array  # [P]
+    valid: Array  # [P]
+    num_picks: Array  # []
+    surely: Array  # [], the last one was the highest of all
+
+
+def lazily_farthest(
+    space: Space, pool: _Pool, mask: ArrayLike, batch_size: int, block_size: int
+) -> Selection:
+    """The picks of `greedy`, with most candidates brought up to date for many picks at once.
+
+    Ranks only fall, so an old one is an upper bound. A block of the highest is kept up to date:
+    as long as its best is above all old ranks outside, it is the best of all.
+    """
+    size, width = min(batch_size, len(pool.distances)), min(block_size, len(pool.distances))
+
+    def from_block(pool: _Pool, left: Array, most: Array) -> tuple[Array, _Block]:
+        """At most so many picks, and the positions of the block `[M]`."""
+        # No slices of the two, or XLA:CPU sorts all.
+        highest, rows = jax.lax.top_k(_sortable(pool, left), width)
+        outside = jnp.min(highest)  # none of them is higher
+        # Ties go to the lower position: those outside come after what has their rank here.
+        last = jnp.max(jnp.where(highest == outside, rows, -1))
+        within = take(pool, rows)
+
+        def pick(block: _Block) -> _Block:
+            now = within._replace(distances=block.distances)
+            ranks = _sortable(now, block.left)
+            best = jnp.max(ranks)
+            position = jnp.min(jnp.where(ranks == best, rows, len(pool.distances)))
+            i = jnp.argmax(rows == position).astype(jnp.int32)
+            to_pick = space.to_one(within.points, within.points[i])
+            surely = (best > outside) | ((best == outside) & (position <= last))
+            return _Block(
+                distances=jnp.minimum(block.distances, to_pick),
+                left=block.left & (rows != position),
+                # Written again unless it counts.
+                picks=written(block.picks, i, block.num_picks),
+                scores=written(block.scores, _ranks(now)[i], block.num_picks),
+                valid=written(block.valid, block.left[i], block.num_picks),
+                num_picks=block.num_picks + surely,
+                surely=surely,
+            )
+
+        none = jnp.zeros(PENDING, jnp.int32)
+        block = _Block(
+            distances=within.distances,
+            left=left[rows],
+            picks=none,
+            scores=jnp.zeros(PENDING, _ranks(within).dtype),
+            valid=none.astype(bool),
+            num_picks=none[0],
+            surely=jnp.ones((), bool),
+        )
+        found = jax.lax.while_loop(
+            lambda block: block.surely & (block.num_picks < most), pick, block
+        )
+        return rows, found
+
+    def some_picks(state: _Lazy) -> _Lazy:
+        distances = with_centres(space, state.distances, state.new, state.num_new)
+        # The first pick may be ranked by something that is no bound for the others.
+        most = jnp.where(state.num_picked == 0, 1, jnp.minimum(PENDING, size - state.num_picked))
+        rows, block = from_block(pool._replace(distances=distances), state.left, most)
+        new = rows[block.picks]
+        counts = jnp.arange(PENDING) < block.num_picks
+        return _Lazy(
+            distances=distances,
+            left=state.left.at[jnp.where(counts, new, len(distances))].set(False, mode="drop"),
+            new=new,
+            num_new=block.num_picks,
+            # What does not count is written over.
+            positions=written(state.positions, new, state.num_picked),
+            scores=written(state.scores, block.scores, state.num_picked),
+            valid=written(state.valid, block.valid, state.num_picked),
+            num_picked=state.num_picked + block.num_picks,
+        )
+
+    places = jnp.zeros(size + PENDING, jnp.int32)
+    state = _Lazy(
+        distances=pool.distances,
+        left=jnp.asarray(mask, bool),
+        new=places[:PENDING],
+        num_new=places[0],
+        positions=places,
+        scores=places.astype(_ranks(pool).dtype),
+        valid=places.astype(bool),
+        num_picked=places[0],
+    )
+    state = jax.lax.while_loop(lambda state: state.num_picked < size, some_picks, state)
+    return padded(state.positions[:size], state.scores[:size], state.valid[:size], batch_size)
+
+
+class _Lazy(NamedTuple):
+    """Between blocks."""
+
+    distances: Array  # [N] to the nearest centre but for the new ones
+    left: Array  # [N], can still be picked
+    new: Array  # [P] positions
+    num_new: Array  # []
+    positions: Array  # [B + P] of all picks
+    scores: Array  # [B + P]
+    valid: Array  # [B + P]
+    num_picked: Array  # []
+
+
+def _sortable(pool: _Pool, left: Array) -> Array:
+    return jnp.where(left, sortable(_ranks(pool)), -jnp.inf)
 
 
 def labelled_points(

@@ -1,11 +1,24 @@
 """Diverse batches by k-means++ seeding: of features, or of BADGE's gradient embeddings."""
 
 import functools
-from collections.abc import Callable
+import itertools
+import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bayesian_active_learning.acquisition_functions.centres import (
+    PENDING,
+    Expansion,
+    Space,
+    is_lazy,
+    matmul,
+    squared_space,
+    take,
+    with_centres,
+    written,
+)
 from bayesian_active_learning.acquisition_functions.distances import (
     prepare_points,
     squared_norms,
@@ -13,13 +26,20 @@ from bayesian_active_learning.acquisition_functions.distances import (
 )
 from bayesian_active_learning.acquisition_functions.selection import (
     check_batch_size,
+    exponential,
     greedy,
     needed,
+    padded,
+    row_bits,
     row_gumbel,
+    sortable,
+    uniform,
 )
 from bayesian_active_learning.types import Array, Candidates, Key, Selection, Strategy
 from bayesian_active_learning.utils import check_one_of
 
+BLOCK = 256  # candidates gone through at once
+ARRIVALS = 4  # of each; the fourth of one that is left, before PENDING picks, is rare
 _FIRST = ("uniform", "max_norm")
 
 
@@ -38,7 +58,8 @@ def kmeans_pp(*, first: str = "uniform") -> Strategy:
       first: how the first pick is made: "uniform" at random, or "max_norm", the largest norm.
 
     Returns:
-      A strategy that needs features. Time O(B N D), memory O(N D). The noise is each row's own.
+      A strategy that needs features. Time O(B N D), in large pools as matrix products for many
+      picks at once; memory O(N D). The noise is each row's own.
 
     Raises:
       ValueError: an unknown `first`.
@@ -66,32 +87,32 @@ def badge() -> Strategy:
     Ash et al. 2020, arXiv:1906.03671, algorithm 1.
 
     Returns:
-      A strategy that needs predictions and features. Time O(B N (C + D)), memory O(N (C + D)).
-      The noise is each row's own.
+      A strategy that needs predictions and features. Time O(B N (C + D)), in large pools as
+      matrix products for many picks at once; memory O(N (C + D)). The noise is each row's own.
     """
     return Strategy(select=_select_badge, needs=frozenset({"predictions", "features"}))
 
 
 def d2_sampling(
-    key: Key,
-    squared: Callable[[Array], Array],
-    candidates: Candidates,
-    batch_size: int,
-    *,
-    norms: Array | None,
+    key: Key, space: Space, candidates: Candidates, batch_size: int, *, norms: Array | None
 ) -> Selection:
     """k-means++ seeding in any space with squared distances.
 
     Args:
       key: consumed.
-      squared: position `[]` -> squared distances `[N]` to that candidate, exactly 0 to itself.
+      space: squared distances of the N candidates.
       candidates: for rows and mask.
       batch_size: static, at least 1; may exceed N.
       norms: `[N]`, the highest of which is the first pick; None for one at random.
     """
     size = min(check_batch_size(batch_size), len(candidates.rows))
+    if is_lazy(len(candidates.rows), batch_size):
+        return lazily_drawn(key, space, candidates, batch_size, norms=norms)
     mask = jnp.asarray(candidates.mask, bool)
     keys = jax.random.split(key, max(size, 1))
+
+    def squared(position: Array) -> Array:
+        return space.to_one(space.points, take(space.points, position))
 
     def evaluate(mass: Array, step: Array) -> tuple[Array, Array]:
         noise = row_gumbel(keys[step], candidates.rows).astype(mass.dtype)
@@ -105,9 +126,188 @@ def d2_sampling(
 
     dtype = jax.eval_shape(squared, jnp.zeros((), jnp.int32)).dtype if size else jnp.float32
     mass = jnp.full(len(mask), jnp.inf, dtype)
-    selection = greedy(evaluate, update, mass, mask, batch_size)
-    massless = (jnp.arange(batch_size) > 0) & (jnp.asarray(selection.scores) == 0)
-    return selection._replace(filler=massless)
+    return _with_filler(greedy(evaluate, update, mass, mask, batch_size))
+
+
+def _with_filler(selection: Selection) -> Selection:
+    massless = jnp.asarray(selection.scores) == 0
+    return selection._replace(filler=massless & (jnp.arange(len(massless)) > 0))
+
+
+class _Drawn(NamedTuple):
+    """What was drawn from a block of candidates."""
+
+    mass: Array  # [M], true to all that was drawn
+    left: Array  # [M], can still be drawn
+    picks: Array  # [P], places in the block
+    scores: Array  # [P]
+    num_picks: Array  # []
+    step: Array  # [], arrivals seen
+    unknown: Array  # [], somebody's next arrival is not known
+
+
+class _Lazy(NamedTuple):
+    """Between blocks."""
+
+    mass: Array  # [N], but for the new picks
+    left: Array  # [N], can still be picked
+    new: Array  # [P] positions
+    num_new: Array  # []
+    positions: Array  # [B + P] of all picks
+    scores: Array  # [B + P]
+    num_drawn: Array  # []
+    block: Array  # [], how many there were
+    noise: Array  # [N], of the last one
+    some_mass: Array  # []
+
+
+def lazily_drawn(
+    key: Key,
+    space: Space,
+    candidates: Candidates,
+    batch_size: int,
+    *,
+    norms: Array | None,
+    block_size: int = BLOCK,
+    num_arrivals: int = ARRIVALS,
+    pending: int = PENDING,
+) -> Selection:
+    """k-means++ seeding, with most candidates brought up to date for many picks at once.
+
+    Masses only fall. Each candidate arrives at random times, at the rate of its old mass, and
+    an arrival counts with probability mass / old mass: then those that count come at the rates
+    of the masses, which is to say that the next one is a draw in proportion to them
+    (thinning: Lewis & Shedler 1979, Nav. Res. Logist. Q. 26). The first arrivals of all are
+    found at once; those of a block, the earliest, are gone through in the order of time up to
+    the first one of the last of the block. What comes after a time so chosen does not depend
+    on what came before, so that the next block begins afresh, with masses up to date.
+
+    Args:
+      key: consumed.
+      space, candidates, batch_size, norms: as in `d2_sampling`; batch_size is an int.
+      block_size: static, candidates in a block.
+      num_arrivals: static, for each of the block.
+      pending: static, at most so many picks from a block.
+    """
+    rows, left = jnp.asarray(candidates.rows), jnp.asarray(candidates.mask, bool)
+    size, width = min(batch_size, len(rows)), min(block_size, len(rows))
+    first_key, block_key = jax.random.split(key)
+
+    def from_block(mass: Array, left: Array, key: Key, most: Array) -> tuple[Array, Array, _Drawn]:
+        """The noise `[N]`, the positions of the block `[M]`, and at most so many picks."""
+        bad = ~jnp.isfinite(mass) & left  # at once
+        old = jnp.where(left, mass, 0)
+        largest = jnp.max(jnp.where(bad, 0, old))
+        rates = jnp.where(bad, jnp.inf, old / jnp.where(largest > 0, largest, 1))
+        time_key, more_key = jax.random.split(key)
+        noise = exponential(row_bits(time_key, rows)).astype(mass.dtype)
+        times = noise / rates
+        # No slices of the two, or XLA:CPU sorts all.
+        earliest, block = jax.lax.top_k(-times, width)
+        end = jnp.max(-earliest)
+
+        keys = jax.random.split(more_key, 2 * num_arrivals - 1)
+        bits = jax.vmap(row_bits, in_axes=(0, None), out_axes=1)(keys, rows[block])
+        more = exponential(bits[:, num_arrivals:]) / rates[block][:, None]
+        gaps = [-earliest, *more.T]
+        arrivals = jnp.stack(list(itertools.accumulate(gaps, operator.add)), axis=1).ravel()
+        chances = uniform(bits[:, :num_arrivals]).ravel()
+        order = jnp.argsort(arrivals).astype(jnp.int32)
+        num_arrived = jnp.sum((arrivals <= end) & (arrivals < jnp.inf))
+        points, old, bad = take((space.points, old, bad), block)
+
+        def arrive(drawn: _Drawn) -> _Drawn:
+            arrival = order[drawn.step]
+            i = arrival // num_arrivals
+            mass = drawn.mass[i]
+            counts = drawn.left[i] & (bad[i] | (chances[arrival] * old[i] < mass))
+            masses = jax.lax.cond(
+                counts,
+                lambda: jnp.minimum(drawn.mass, space.to_one(points, take(points, i))),
+                lambda: drawn.mass,
+            )
+            left = drawn.left & ~(counts & (jnp.arange(width) == i))
+            last = arrival % num_arrivals == num_arrivals - 1
+            return _Drawn(
+                mass=masses,
+                left=left,
+                # Written again unless it counts.
+                picks=written(drawn.picks, i, drawn.num_picks),
+                scores=written(drawn.scores, jnp.sqrt(mass), drawn.num_picks),
+                num_picks=drawn.num_picks + counts,
+                step=drawn.step + 1,
+                unknown=last & left[i] & (masses[i] > 0),
+            )
+
+        none = jnp.zeros(pending, jnp.int32)
+        drawn = _Drawn(
+            mass=mass[block],
+            left=left[block],
+            picks=none,
+            scores=none.astype(mass.dtype),
+            num_picks=none[0],
+            step=none[0],
+            unknown=jnp.zeros((), bool),
+        )
+        drawn = jax.lax.while_loop(
+            lambda drawn: (drawn.num_picks < most) & (drawn.step < num_arrived) & ~drawn.unknown,
+            arrive,
+            drawn,
+        )
+        return noise, block.astype(jnp.int32), drawn
+
+    def some_picks(state: _Lazy) -> _Lazy:
+        mass = with_centres(space, state.mass, state.new, state.num_new)
+        most = jnp.minimum(pending, size - state.num_drawn)
+        block_keys = jax.random.fold_in(block_key, state.block)
+        noise, block, drawn = from_block(mass, state.left, block_keys, most)
+        new = block[drawn.picks]
+        counts = jnp.arange(pending) < drawn.num_picks
+        return _Lazy(
+            mass=mass,
+            left=state.left.at[jnp.where(counts, new, len(rows))].set(False, mode="drop"),
+            new=new,
+            num_new=drawn.num_picks,
+            # What does not count is written over.
+            positions=written(state.positions, new, state.num_drawn),
+            scores=written(state.scores, drawn.scores, state.num_drawn),
+            num_drawn=state.num_drawn + drawn.num_picks,
+            block=state.block + 1,
+            noise=noise,
+            some_mass=jnp.any(state.left & ~(mass <= 0)),
+        )
+
+    ranks = row_gumbel(first_key, rows) if norms is None else norms
+    first = jnp.argmax(jnp.where(left, sortable(ranks), -jnp.inf)).astype(jnp.int32)
+    any_left = left[first]
+    places = jnp.zeros(size + pending, jnp.int32)
+    dtype = jax.eval_shape(space.to_one, space.points, take(space.points, first)).dtype
+    state = _Lazy(
+        mass=jnp.full(len(rows), jnp.inf, dtype),
+        left=left.at[first].set(False),
+        new=jnp.full(pending, first),
+        num_new=places[0] + 1,
+        positions=places.at[0].set(first),
+        scores=places.astype(dtype).at[0].set(0 if norms is None else norms[first]),
+        num_drawn=places[0] + 1,
+        block=places[0],
+        noise=jnp.zeros(len(rows), dtype),
+        some_mass=any_left,
+    )
+    state = jax.lax.while_loop(
+        lambda state: (state.num_drawn < size) & state.some_mass, some_picks, state
+    )
+    # Equals of picks, at random: by noise that drew nothing, for want of mass.
+    _, others = jax.lax.top_k(jnp.where(state.left, -state.noise, -jnp.inf), size)
+    place = jnp.arange(size)
+    drawn, other = place < state.num_drawn, others[jnp.maximum(place - state.num_drawn, 0)]
+    selection = padded(
+        jnp.where(drawn, state.positions[:size], other),
+        jnp.where(drawn, state.scores[:size], 0),
+        jnp.where(drawn, any_left, state.left[other]),
+        batch_size,
+    )
+    return _with_filler(selection)
 
 
 def squared_outer_to_one(
@@ -130,12 +330,41 @@ def squared_outer_to_one(
       other_norms: `[N]`, Z.
       position: `[]`, j.
     """
-    a, z = norms[position], other_norms[position]
+    one = norms[position], other_norms[position]
+    return _squared_outer(squared, other_squared, norms, other_norms, *one)
+
+
+def _squared_outer(
+    s: Array, t: Array, norms: Array, other_norms: Array, a: Array, z: Array
+) -> Array:
     sizes, other_sizes = (norms + a) / 2, (other_norms + z) / 2
     cross = (norms - a) * (other_norms - z) / 2
-    whole = squared * (other_sizes - other_squared / 4)
-    whole += other_squared * (sizes - squared / 4) + cross
+    whole = s * (other_sizes - t / 4) + t * (sizes - s / 4) + cross
     return jnp.maximum(whole, 0)
+
+
+class _Outer(NamedTuple):
+    """Outer products a (x) z, never made."""
+
+    a: Array  # [N, C]
+    z: Array  # [N, D]
+    norms: Array  # [N], |a|^2
+    other_norms: Array  # [N], |z|^2
+
+
+def outer_space(a: Array, z: Array) -> Space:
+    """Outer products of `a [N, C]` and `z [N, D]` under their squared distance."""
+
+    def to_one(points: _Outer, one: _Outer) -> Array:
+        s, t = squared_to_one(points.a, one.a), squared_to_one(points.z, one.z)
+        return _squared_outer(s, t, *points[2:], *one[2:])
+
+    def products(points: _Outer, others: _Outer) -> Array:
+        return matmul(points.a, others.a) * matmul(points.z, others.z)
+
+    points = _Outer(a, z, squared_norms(a), squared_norms(z))
+    norms, width = points.norms * points.other_norms, a.shape[1] + z.shape[1]
+    return Space(points, to_one, Expansion(norms, products, width, lambda found: found))
 
 
 def residuals(log_probs: Array) -> Array:
@@ -154,7 +383,7 @@ def _select_kmeans_pp(
     points = prepare_points("euclidean", needed(candidates, "features"), candidates.mask)
     return d2_sampling(
         key,
-        lambda position: squared_to_one(points, points[position]),
+        squared_space(points),
         candidates,
         batch_size,
         norms=jnp.sqrt(squared_norms(points)) if first == "max_norm" else None,
@@ -167,16 +396,6 @@ def _select_badge(key: Key, candidates: Candidates, *, batch_size: int) -> Selec
     mask = jnp.asarray(candidates.mask, bool)[:, None]
     log_probs = jnp.where(mask, needed(candidates, "predictions"), 0)
     errors = jnp.where(mask, residuals(log_probs), 0)
-    norms, other_norms = squared_norms(errors), squared_norms(points)
-
-    def squared(position: Array) -> Array:
-        return squared_outer_to_one(
-            squared_to_one(errors, errors[position]),
-            squared_to_one(points, points[position]),
-            norms,
-            other_norms,
-            position,
-        )
-
-    first = jnp.sqrt(norms * other_norms)
-    return d2_sampling(key, squared, candidates, batch_size, norms=first)
+    space = outer_space(errors, points)
+    first = jnp.sqrt(space.points.norms * space.points.other_norms)
+    return d2_sampling(key, space, candidates, batch_size, norms=first)

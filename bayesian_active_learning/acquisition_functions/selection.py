@@ -207,7 +207,15 @@ def row_gumbel(key: Key, rows: ArrayLike) -> Array:
     k highest are k draws without replacement (Gumbel-top-k: Kool et al. 2019,
     arXiv:1903.06059).
     """
-    uniform = (row_bits(key, rows).astype(jnp.float32) + 0.5) * 2.0**-32
-    # Precise where it is small: the highest noise decides.
-    exponential = -jnp.log1p(-jnp.minimum(uniform, 1 - 2.0**-24))
-    return -jnp.log(exponential)
+    return -jnp.log(exponential(row_bits(key, rows)))
+
+
+def exponential(bits: Array) -> Array:
+    """Standard exponential noise from uint32 bits."""
+    # Precise where it is small: the lowest noise decides.
+    return -jnp.log1p(-uniform(bits))
+
+
+def uniform(bits: Array) -> Array:
+    """Noise above 0 and below 1 from uint32 bits."""
+    return jnp.minimum((bits.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)

@@ -4,11 +4,11 @@ import functools
 
 import jax.numpy as jnp
 
+from bayesian_active_learning.acquisition_functions.centres import squared_space
 from bayesian_active_learning.acquisition_functions.distances import (
     nearest,
     prepare_points,
     squared_norms,
-    squared_to_one,
 )
 from bayesian_active_learning.acquisition_functions.k_center import (
     farthest_first,
@@ -97,7 +97,7 @@ def _select_uwe(
     if selection == "kmeans_pp":
         return d2_sampling(
             key,
-            lambda position: squared_to_one(points, points[position]),
+            squared_space(points),
             candidates,
             batch_size,
             norms=norms,
