@@ -140,11 +140,20 @@ def _inputs(source: Source, rows: Any, chunk_size: int) -> Iterator[tuple[int, A
         yield len(part), jnp.asarray(source[pad_rows(part, chunk_size)])
 
 
-def _collect(pieces: Iterator[tuple[int, PyTree]]) -> PyTree:
-    parts = [jax.tree.map(lambda x, n=n: np.asarray(x)[:n], value) for n, value in pieces]
-    if not parts:
+def _collect(pieces: Iterator[tuple[int, PyTree]], total: int) -> PyTree:
+    """The results for `total` rows. In arrays made at once: small ones that are kept, between
+    the large ones of each chunk, would keep the system from taking these back."""
+    found: PyTree = None
+    done = 0
+    for count, value in pieces:
+        if found is None:
+            found = jax.tree.map(lambda x: np.empty((total, *x.shape[1:]), x.dtype), value)
+        for whole, part in zip(jax.tree.leaves(found), jax.tree.leaves(value), strict=True):
+            whole[done : done + count] = np.asarray(part)[:count]
+        done += count
+    if found is None:
         raise ValueError("no rows were given: there is nothing to pass through the network")
-    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -177,7 +186,8 @@ def score_pool(
       ValueError: rows out of range or empty, sizes that are not positive.
     """
     reduce = _all_scores(tuple(scores))
-    return _collect(_stream(key, [posterior], [num_samples], source, rows, reduce, chunk_size))
+    chunks = _stream(key, [posterior], [num_samples], source, rows, reduce, chunk_size)
+    return _collect(chunks, np.size(rows))
 
 
 def _identity(log_probs: Array) -> Array:
@@ -194,7 +204,8 @@ def log_probs(
     chunk_size: int = 1_000,
 ) -> np.ndarray:
     """Dense `[N, K, C]` log-probabilities, for rules that look at several inputs at once."""
-    return _collect(_stream(key, [posterior], [num_samples], source, rows, _identity, chunk_size))
+    chunks = _stream(key, [posterior], [num_samples], source, rows, _identity, chunk_size)
+    return _collect(chunks, np.size(rows))
 
 
 def _mean_predictives(*log_probs: Array) -> tuple[Array, ...]:
@@ -216,9 +227,8 @@ def predict(
     the convolutions of a network seen with and without dropout. Their numbers of
     samples are equal or 1.
     """
-    return _collect(
-        _stream(key, posteriors, num_samples, source, rows, _mean_predictives, chunk_size)
-    )
+    chunks = _stream(key, posteriors, num_samples, source, rows, _mean_predictives, chunk_size)
+    return _collect(chunks, np.size(rows))
 
 
 class PointOutputs(NamedTuple):
@@ -244,7 +254,8 @@ def outputs(
       ValueError: rows out of range or empty, sizes that are not positive.
     """
     chunks = _inputs(source, rows, chunk_size)
-    return PointOutputs(*_collect((n, _point_outputs(model, variables, x)) for n, x in chunks))
+    found = ((n, _point_outputs(model, variables, x)) for n, x in chunks)
+    return PointOutputs(*_collect(found, np.size(rows)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -272,4 +283,4 @@ def input_gradients(
       ValueError: rows out of range or empty, sizes that are not positive.
     """
     chunks = _inputs(source, rows, chunk_size)
-    return _collect((n, _gradient_sums(model, variables, x)) for n, x in chunks)
+    return _collect(((n, _gradient_sums(model, variables, x)) for n, x in chunks), np.size(rows))

@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks import measure, peers
 from benchmarks.measure import OURS, Timing
 
-CHUNK = 10_000  # images written at a time
+CHUNK = 1_000  # inputs that go through a network at a time, by default
+WRITTEN = 10_000  # images written at a time
 RATIOS = ("microseconds_each", "megabytes", "megabytes_after_warming")
 
 
@@ -99,8 +100,8 @@ def _write(path: str, count: int) -> None:
     """Noise as uint8 images `[N, 28, 28, 1]`, without holding them all."""
     rng = np.random.default_rng(0)
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28, 1))
-    for start in range(0, count, CHUNK):
-        part = file[start : start + CHUNK]
+    for start in range(0, count, WRITTEN):
+        part = file[start : start + WRITTEN]
         part[...] = rng.integers(0, 256, part.shape, np.uint8)
     file.flush()
 
@@ -216,7 +217,7 @@ def _pool(work: dict[str, Any]) -> tuple[Any, Any]:
             jax.random.key(1), posterior, source, rows, scores, num_samples=work["num_samples"]
         )
 
-    return over(np.arange(min(500, work["count"]))), over(np.arange(work["count"]))
+    return over(np.arange(min(CHUNK, work["count"]))), over(np.arange(work["count"]))
 
 
 def _outputs(work: dict[str, Any]) -> tuple[Any, Any]:
@@ -236,7 +237,7 @@ def _outputs(work: dict[str, Any]) -> tuple[Any, Any]:
             jax.random.key(1), posterior, inputs, rows, [bald], num_samples=work["num_samples"]
         )
 
-    return over(np.arange(min(500, len(inputs)))), over(np.arange(len(inputs)))
+    return over(np.arange(min(CHUNK, len(inputs)))), over(np.arange(len(inputs)))
 
 
 def _k_center(work: dict[str, Any]) -> tuple[Any, Any]:
