@@ -181,7 +181,8 @@ def test_outer_distances_against_explicit_ones() -> None:
                 squared_to_one(jnp.asarray(z), z[j]),
                 jnp.asarray(norms),
                 jnp.asarray(other_norms),
-                jnp.asarray(j),
+                jnp.asarray(norms[j]),
+                jnp.asarray(other_norms[j]),
             )
             assert found.dtype == jnp.float64
             expected = ((embeddings - embeddings[j]) ** 2).sum(axis=1)
@@ -203,7 +204,8 @@ def test_outer_distances_keep_their_digits_in_float32() -> None:
         squared_to_one(jnp.asarray(z), z[0]),
         jnp.asarray(norms),
         jnp.asarray(other_norms),
-        jnp.asarray(0),
+        jnp.asarray(norms[0]),
+        jnp.asarray(other_norms[0]),
     )
     embeddings = np.einsum("nc,nd->ncd", np.float64(a), np.float64(z)).reshape(6, -1)
     expected = ((embeddings - embeddings[0]) ** 2).sum(axis=1)

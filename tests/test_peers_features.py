@@ -86,7 +86,8 @@ def test_badge_distances():
             distances.squared_to_one(points, points[position]),
             norms,
             other_norms,
-            position,
+            norms[position],
+            other_norms[position],
         )
         squared = jnp.minimum(squared, to_pick)
 

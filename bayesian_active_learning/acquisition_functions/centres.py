@@ -98,6 +98,38 @@ def written(values: Array, new: Array, start: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(values, jnp.atleast_1d(new), start, 0)
 
 
+class Picks(NamedTuple):
+    """What was picked so far; the last of them, `new`, are not among the centres yet."""
+
+    left: Array  # [N], can still be picked
+    positions: Array  # [B + P]
+    scores: Array  # [B + P]
+    num_picked: Array  # []
+    new: Array  # [P] positions
+    num_new: Array  # []
+
+
+def no_picks(left: Array, size: int, pending: int, dtype: Any) -> Picks:
+    """Room for `size` picks, at most `pending` at a time."""
+    places = jnp.zeros(size + pending, jnp.int32)
+    none = places[0]
+    return Picks(left, places, places.astype(dtype), none, places[:pending], none)
+
+
+def with_picks(picks: Picks, new: Array, scores: Array, count: Array) -> Picks:
+    """The first `count` of the candidates `new [P]` are picked, with these `scores [P]`."""
+    counts = jnp.arange(len(new)) < count
+    return Picks(
+        left=picks.left.at[jnp.where(counts, new, len(picks.left))].set(False, mode="drop"),
+        # What does not count is written over.
+        positions=written(picks.positions, new, picks.num_picked),
+        scores=written(picks.scores, scores, picks.num_picked),
+        num_picked=picks.num_picked + count,
+        new=new,
+        num_new=count,
+    )
+
+
 def is_lazy(num_candidates: int, batch_size: int) -> bool:
     """Whether it pays to let candidates wait."""
     return num_candidates >= LAZY_POOL and batch_size >= LAZY_BATCH

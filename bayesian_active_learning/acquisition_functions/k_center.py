@@ -8,11 +8,14 @@ import jax.numpy as jnp
 
 from bayesian_active_learning.acquisition_functions.centres import (
     PENDING,
+    Picks,
     Space,
     is_lazy,
     metric_space,
+    no_picks,
     take,
     with_centres,
+    with_picks,
     written,
 )
 from bayesian_active_learning.acquisition_functions.distances import (
@@ -156,7 +159,6 @@ class _Block(NamedTuple):
     left: Array  # [M], can still be picked
     picks: Array  # [P], places in the block
     scores: Array  # [P]
-    valid: Array  # [P]
     num_picks: Array  # []
     surely: Array  # [], the last one was the highest of all
 
@@ -194,7 +196,6 @@ def lazily_farthest(
                 # Written again unless it counts.
                 picks=written(block.picks, i, block.num_picks),
                 scores=written(block.scores, _ranks(now)[i], block.num_picks),
-                valid=written(block.valid, block.left[i], block.num_picks),
                 num_picks=block.num_picks + surely,
                 surely=surely,
             )
@@ -205,7 +206,6 @@ def lazily_farthest(
             left=left[rows],
             picks=none,
             scores=jnp.zeros(PENDING, _ranks(within).dtype),
-            valid=none.astype(bool),
             num_picks=none[0],
             surely=jnp.ones((), bool),
         )
@@ -214,51 +214,20 @@ def lazily_farthest(
         )
         return rows, found
 
-    def some_picks(state: _Lazy) -> _Lazy:
-        distances = with_centres(space, state.distances, state.new, state.num_new)
+    def some_picks(state: tuple[Array, Picks]) -> tuple[Array, Picks]:
+        distances, picks = state
+        distances = with_centres(space, distances, picks.new, picks.num_new)
         # The first pick may be ranked by something that is no bound for the others.
-        most = jnp.where(state.num_picked == 0, 1, jnp.minimum(PENDING, size - state.num_picked))
-        rows, block = from_block(pool._replace(distances=distances), state.left, most)
-        new = rows[block.picks]
-        counts = jnp.arange(PENDING) < block.num_picks
-        return _Lazy(
-            distances=distances,
-            left=state.left.at[jnp.where(counts, new, len(distances))].set(False, mode="drop"),
-            new=new,
-            num_new=block.num_picks,
-            # What does not count is written over.
-            positions=written(state.positions, new, state.num_picked),
-            scores=written(state.scores, block.scores, state.num_picked),
-            valid=written(state.valid, block.valid, state.num_picked),
-            num_picked=state.num_picked + block.num_picks,
-        )
+        most = jnp.where(picks.num_picked == 0, 1, jnp.minimum(PENDING, total - picks.num_picked))
+        rows, block = from_block(pool._replace(distances=distances), picks.left, most)
+        return distances, with_picks(picks, rows[block.picks], block.scores, block.num_picks)
 
-    places = jnp.zeros(size + PENDING, jnp.int32)
-    state = _Lazy(
-        distances=pool.distances,
-        left=jnp.asarray(mask, bool),
-        new=places[:PENDING],
-        num_new=places[0],
-        positions=places,
-        scores=places.astype(_ranks(pool).dtype),
-        valid=places.astype(bool),
-        num_picked=places[0],
-    )
-    state = jax.lax.while_loop(lambda state: state.num_picked < size, some_picks, state)
-    return padded(state.positions[:size], state.scores[:size], state.valid[:size], batch_size)
-
-
-class _Lazy(NamedTuple):
-    """Between blocks."""
-
-    distances: Array  # [N] to the nearest centre but for the new ones
-    left: Array  # [N], can still be picked
-    new: Array  # [P] positions
-    num_new: Array  # []
-    positions: Array  # [B + P] of all picks
-    scores: Array  # [B + P]
-    valid: Array  # [B + P]
-    num_picked: Array  # []
+    left = jnp.asarray(mask, bool)
+    total = jnp.minimum(size, jnp.sum(left))
+    state = pool.distances, no_picks(left, size, PENDING, _ranks(pool).dtype)
+    _, picks = jax.lax.while_loop(lambda state: state[1].num_picked < total, some_picks, state)
+    valid = jnp.arange(size) < total
+    return padded(picks.positions[:size], picks.scores[:size], valid, batch_size)
 
 
 def _sortable(pool: _Pool, left: Array) -> Array:

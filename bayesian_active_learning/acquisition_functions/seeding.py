@@ -11,12 +11,15 @@ import jax.numpy as jnp
 from bayesian_active_learning.acquisition_functions.centres import (
     PENDING,
     Expansion,
+    Picks,
     Space,
     is_lazy,
     matmul,
+    no_picks,
     squared_space,
     take,
     with_centres,
+    with_picks,
     written,
 )
 from bayesian_active_learning.acquisition_functions.distances import (
@@ -150,12 +153,7 @@ class _Lazy(NamedTuple):
     """Between blocks."""
 
     mass: Array  # [N], but for the new picks
-    left: Array  # [N], can still be picked
-    new: Array  # [P] positions
-    num_new: Array  # []
-    positions: Array  # [B + P] of all picks
-    scores: Array  # [B + P]
-    num_drawn: Array  # []
+    picks: Picks
     block: Array  # [], how many there were
     noise: Array  # [N], of the last one
     some_mass: Array  # []
@@ -257,63 +255,59 @@ def lazily_drawn(
         return noise, block.astype(jnp.int32), drawn
 
     def some_picks(state: _Lazy) -> _Lazy:
-        mass = with_centres(space, state.mass, state.new, state.num_new)
-        most = jnp.minimum(pending, size - state.num_drawn)
+        picks = state.picks
+        mass = with_centres(space, state.mass, picks.new, picks.num_new)
+        most = jnp.minimum(pending, size - picks.num_picked)
         block_keys = jax.random.fold_in(block_key, state.block)
-        noise, block, drawn = from_block(mass, state.left, block_keys, most)
-        new = block[drawn.picks]
-        counts = jnp.arange(pending) < drawn.num_picks
+        noise, block, drawn = from_block(mass, picks.left, block_keys, most)
         return _Lazy(
             mass=mass,
-            left=state.left.at[jnp.where(counts, new, len(rows))].set(False, mode="drop"),
-            new=new,
-            num_new=drawn.num_picks,
-            # What does not count is written over.
-            positions=written(state.positions, new, state.num_drawn),
-            scores=written(state.scores, drawn.scores, state.num_drawn),
-            num_drawn=state.num_drawn + drawn.num_picks,
+            picks=with_picks(picks, block[drawn.picks], drawn.scores, drawn.num_picks),
             block=state.block + 1,
             noise=noise,
-            some_mass=jnp.any(state.left & ~(mass <= 0)),
+            some_mass=jnp.any(picks.left & ~(mass <= 0)),
         )
 
     ranks = row_gumbel(first_key, rows) if norms is None else norms
     first = jnp.argmax(jnp.where(left, sortable(ranks), -jnp.inf)).astype(jnp.int32)
     any_left = left[first]
-    places = jnp.zeros(size + pending, jnp.int32)
     dtype = jax.eval_shape(space.to_one, space.points, take(space.points, first)).dtype
+    score = jnp.asarray(0 if norms is None else norms[first], dtype)
+    none, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
+    picks = no_picks(left, size, pending, dtype)
     state = _Lazy(
         mass=jnp.full(len(rows), jnp.inf, dtype),
-        left=left.at[first].set(False),
-        new=jnp.full(pending, first),
-        num_new=places[0] + 1,
-        positions=places.at[0].set(first),
-        scores=places.astype(dtype).at[0].set(0 if norms is None else norms[first]),
-        num_drawn=places[0] + 1,
-        block=places[0],
+        picks=with_picks(picks, jnp.full(pending, first), jnp.full(pending, score), one),
+        block=none,
         noise=jnp.zeros(len(rows), dtype),
         some_mass=any_left,
     )
     state = jax.lax.while_loop(
-        lambda state: (state.num_drawn < size) & state.some_mass, some_picks, state
+        lambda state: (state.picks.num_picked < size) & state.some_mass, some_picks, state
     )
+    picks = state.picks
     # Equals of picks, at random: by noise that drew nothing, for want of mass.
-    _, others = jax.lax.top_k(jnp.where(state.left, -state.noise, -jnp.inf), size)
+    _, others = jax.lax.top_k(jnp.where(picks.left, -state.noise, -jnp.inf), size)
     place = jnp.arange(size)
-    drawn, other = place < state.num_drawn, others[jnp.maximum(place - state.num_drawn, 0)]
+    drawn, other = place < picks.num_picked, others[jnp.maximum(place - picks.num_picked, 0)]
     selection = padded(
-        jnp.where(drawn, state.positions[:size], other),
-        jnp.where(drawn, state.scores[:size], 0),
-        jnp.where(drawn, any_left, state.left[other]),
+        jnp.where(drawn, picks.positions[:size], other),
+        jnp.where(drawn, picks.scores[:size], 0),
+        jnp.where(drawn, any_left, picks.left[other]),
         batch_size,
     )
     return _with_filler(selection)
 
 
 def squared_outer_to_one(
-    squared: Array, other_squared: Array, norms: Array, other_norms: Array, position: Array
+    squared: Array,
+    other_squared: Array,
+    norms: Array,
+    other_norms: Array,
+    norm: Array,
+    other_norm: Array,
 ) -> Array:
-    """Squared distances `[N]` of outer products a_i (x) z_i to that of one position j.
+    """Squared distances `[N]` of outer products a_i (x) z_i to one, a_j (x) z_j.
 
     With s = |a_i - a_j|^2, t = |z_i - z_j|^2, and A, Z the squared norms:
 
@@ -328,18 +322,13 @@ def squared_outer_to_one(
       other_squared: `[N]`, t.
       norms: `[N]`, A.
       other_norms: `[N]`, Z.
-      position: `[]`, j.
+      norm: `[]` or one for each `[N]`, A_j.
+      other_norm: `[]` or one for each `[N]`, Z_j.
     """
-    one = norms[position], other_norms[position]
-    return _squared_outer(squared, other_squared, norms, other_norms, *one)
-
-
-def _squared_outer(
-    s: Array, t: Array, norms: Array, other_norms: Array, a: Array, z: Array
-) -> Array:
-    sizes, other_sizes = (norms + a) / 2, (other_norms + z) / 2
-    cross = (norms - a) * (other_norms - z) / 2
-    whole = s * (other_sizes - t / 4) + t * (sizes - s / 4) + cross
+    sizes, other_sizes = (norms + norm) / 2, (other_norms + other_norm) / 2
+    cross = (norms - norm) * (other_norms - other_norm) / 2
+    own, other = other_sizes - other_squared / 4, sizes - squared / 4
+    whole = squared * own + other_squared * other + cross
     return jnp.maximum(whole, 0)
 
 
@@ -357,7 +346,7 @@ def outer_space(a: Array, z: Array) -> Space:
 
     def to_one(points: _Outer, one: _Outer) -> Array:
         s, t = squared_to_one(points.a, one.a), squared_to_one(points.z, one.z)
-        return _squared_outer(s, t, *points[2:], *one[2:])
+        return squared_outer_to_one(s, t, *points[2:], *one[2:])
 
     def products(points: _Outer, others: _Outer) -> Array:
         return matmul(points.a, others.a) * matmul(points.z, others.z)
