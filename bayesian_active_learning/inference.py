@@ -140,16 +140,20 @@ def _inputs(source: Source, rows: Any, chunk_size: int) -> Iterator[tuple[int, A
         yield len(part), jnp.asarray(source[pad_rows(part, chunk_size)])
 
 
-def _collect(pieces: Iterator[tuple[int, PyTree]], total: int) -> PyTree:
-    """The results for `total` rows. In arrays made at once: small ones that are kept, between
-    the large ones of each chunk, would keep the system from taking these back."""
+def _collect(pieces: Iterator[tuple[int, PyTree]], total: int, *, axis: int = 0) -> PyTree:
+    """The results for `total` rows, which lie along an axis. In arrays made at once: small ones
+    that are kept, between the large ones of each chunk, would keep the system from taking these
+    back."""
     found: PyTree = None
     done = 0
+    before = (slice(None),) * axis
     for count, value in pieces:
         if found is None:
-            found = jax.tree.map(lambda x: np.empty((total, *x.shape[1:]), x.dtype), value)
+            found = jax.tree.map(
+                lambda x: np.empty((*x.shape[:axis], total, *x.shape[axis + 1 :]), x.dtype), value
+            )
         for whole, part in zip(jax.tree.leaves(found), jax.tree.leaves(value), strict=True):
-            whole[done : done + count] = np.asarray(part)[:count]
+            whole[(*before, slice(done, done + count))] = np.asarray(part)[(*before, slice(count))]
         done += count
     if found is None:
         raise ValueError("no rows were given: there is nothing to pass through the network")

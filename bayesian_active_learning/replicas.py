@@ -240,14 +240,11 @@ def _together(
         for (draw, _), place, samples in zip(functions, places, num_samples, strict=True)
     )
     applies = tuple(apply for _, apply in functions)
-    parts = [
-        jax.tree.map(
-            lambda x, n=n: np.asarray(x)[:, :n],
-            _chunks(applies, places, reduce, stacked, draws, inputs),
-        )
+    parts = (
+        (n, _chunks(applies, places, reduce, stacked, draws, inputs))
         for n, inputs in _inputs(source, rows, chunk_size, width)
-    ]
-    whole = jax.tree.map(lambda *each: np.concatenate(each, axis=1), *parts)
+    )
+    whole = inference._collect(parts, max(map(np.size, rows)), axis=1)
     return [
         jax.tree.map(lambda x, i=i, own=own: x[i, : len(own)], whole) for i, own in enumerate(rows)
     ]
