@@ -65,21 +65,25 @@ def _same(one: Any, other: Any) -> bool:
     return _form(one) == _form(other)
 
 
+def _params(equation: core.JaxprEqn) -> dict[str, Any]:
+    """Those that say what is computed."""
+    ignored = _DERIVATIVE_RULES.get(equation.primitive.name, set())
+    return {name: value for name, value in equation.params.items() if name not in ignored}
+
+
 def _same_equations(one: core.JaxprEqn, other: core.JaxprEqn) -> bool:
     """Whether they compute the same from the same inputs."""
-    ignored = _DERIVATIVE_RULES.get(one.primitive.name, set())
-    mine, theirs = one.params, other.params
+    mine, theirs = _params(one), _params(other)
     return (
         one.primitive.name == other.primitive.name
         and mine.keys() == theirs.keys()
-        and all(k in ignored or _same(value, theirs[k]) for k, value in mine.items())
+        and all(_same(value, theirs[name]) for name, value in mine.items())
     )
 
 
 def _form_of_equation(equation: core.JaxprEqn) -> Any:
-    ignored = _DERIVATIVE_RULES.get(equation.primitive.name, set())
-    params = sorted(equation.params.items())
-    return equation.primitive.name, tuple((k, _form(v)) for k, v in params if k not in ignored)
+    params = sorted(_params(equation).items())
+    return equation.primitive.name, tuple((name, _form(value)) for name, value in params)
 
 
 def _without_repeats(jaxpr: core.Jaxpr) -> core.Jaxpr:

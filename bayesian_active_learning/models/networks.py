@@ -134,8 +134,8 @@ def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: flo
             features = jax.nn.relu(layer(features, mode))
         if len(layers) > 1:
             return Outputs(*last_layers(features, layers[-1], head, mode))
-        for layer in layers:  # one without dropout, the same for all samples
-            features = jax.nn.relu(layer(features, mode))
+        if layers:  # without dropout, the same for all samples
+            features = jax.nn.relu(layers[0](features, mode))
         return Outputs(head(features, mode), features)
 
     return from_haiku(forward)
