@@ -60,12 +60,14 @@ def compiled(name: str, metric: str) -> Any:
 @pytest.mark.parametrize("metric", ["euclidean", "manhattan", "cosine", "outer"])
 def test_distances_to_many_centres(metric: str) -> None:
     positions = np.arange(5, 5 + 47 * 23, 47)
+    # Terms of "outer" cancel, and each program rounds them in an order of its own.
+    tolerance = 1e-4 if metric == "outer" else 1e-5
     for kind in KINDS:
         points, old = points_of(kind), np.full(N, np.inf, np.float32)
         for _ in range(2):  # the second time, few come nearer
             expected = compiled("one by one", metric)(points, old, positions)
             found = np.asarray(compiled("at once", metric)(points, old, positions))
-            np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=kind)
+            np.testing.assert_allclose(found, expected, rtol=tolerance, err_msg=kind)
             assert not found[positions[:-3]].any()
             old, positions = found, positions + 3
 
