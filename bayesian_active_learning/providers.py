@@ -9,6 +9,7 @@ and `target_log_probs` speak of the same K networks, as joint quantities need.
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -205,7 +206,14 @@ def check_applicable(
     Raises:
       ValueError: too few posterior samples, too many candidates, or what the strategy itself
         refuses.
+      ImportError: a package that it needs is not installed.
     """
+    absent = [each for each in strategy.packages if importlib.util.find_spec(each) is None]
+    if absent:
+        raise ImportError(
+            f"{name} needs {', '.join(absent)}, which is not installed (scipy and scikit-learn "
+            "come with the extra bayesian_active_learning[experiments])"
+        )
     if num_samples < strategy.min_samples:
         raise ValueError(
             f"{name} needs at least {strategy.min_samples} posterior samples that differ, and "

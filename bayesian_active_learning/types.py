@@ -123,6 +123,7 @@ class Strategy(NamedTuple):
     host:  True = not jittable (a solver, scikit-learn).
     min_samples: posterior samples K below which the rule says nothing.
     max_candidates: N above which the rule refuses for want of memory; None = no limit.
+    packages: what `select` imports and the library does not depend on, by import name.
     settings: (name, value) pairs for whoever provides the needs, see providers.SETTINGS.
     """
 
@@ -133,6 +134,7 @@ class Strategy(NamedTuple):
     settings: tuple[tuple[str, Any], ...] = ()
     min_samples: int = 1
     max_candidates: int | None = None
+    packages: tuple[str, ...] = ()
 
 
 class StrategySpec(NamedTuple):

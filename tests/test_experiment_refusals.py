@@ -1,6 +1,7 @@
 """What goes wrong in a run, and what is refused before it starts."""
 
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -220,3 +221,25 @@ def test_refusals_come_before_anything_is_written(
 def test_no_validation_set_is_fine():
     found = go("random", config=CONFIG._replace(num_validation=0), labels=15).cells["random", 0]
     assert found.validation == {} and set(found.test) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("typiclust", "sklearn"),
+        ("probcover", "sklearn"),
+        ("kmeans", "sklearn"),
+        ("cluster_margin", "scipy"),
+        ("coreset_robust", "scipy"),
+        ("mixture:first=kmeans", "sklearn"),
+    ],
+)
+def test_packages_that_are_missing_are_named_before_training(
+    name: str, package: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = digits()  # themselves from scikit-learn
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"{name} needs {package}, which is not installed \(.*\[experiments\]\)"
+    with pytest.raises(ImportError, match=message):
+        go("random", name, data=data, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -41,7 +41,9 @@ def kmeans() -> Strategy:
       A strategy on the host that needs "features"; its scores are minus the distance to the
       centre. The key seeds k-means. `select` raises ImportError without scikit-learn.
     """
-    return Strategy(select=_select_kmeans, needs=frozenset({"features"}), host=True)
+    return Strategy(
+        select=_select_kmeans, needs=frozenset({"features"}), host=True, packages=("sklearn",)
+    )
 
 
 def typiclust(
@@ -89,7 +91,7 @@ def typiclust(
         min_cluster_size=min_cluster_size,
     )
     needs = frozenset({"features", "labelled_features", "labelled_mask"})
-    return Strategy(select=select, needs=needs, host=True)
+    return Strategy(select=select, needs=needs, host=True, packages=("sklearn",))
 
 
 def cluster_margin(
@@ -159,6 +161,7 @@ def cluster_margin(
         score=find_score(score),
         host=True,
         max_candidates=_most_candidates(max_bytes),
+        packages=("scipy",),
     )
 
 

@@ -72,7 +72,7 @@ def probcover(*, delta: float = 0.0, num_clusters: int = 10, alpha: float = 0.95
     if delta:
         return Strategy(select=functools.partial(_select_probcover, delta=delta), needs=_NEEDS)
     select = functools.partial(_select_estimated, num_clusters=num_clusters, alpha=alpha)
-    return Strategy(select=select, needs=_NEEDS, host=True)
+    return Strategy(select=select, needs=_NEEDS, host=True, packages=("sklearn",))
 
 
 def estimate_delta(

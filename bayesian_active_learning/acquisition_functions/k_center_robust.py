@@ -83,7 +83,13 @@ def coreset_robust(
         tolerance=float(tolerance),
     )
     needs = frozenset({"features", "labelled_features", "labelled_mask"})
-    return Strategy(select=select, needs=needs, host=True, max_candidates=MAX_CANDIDATES)
+    return Strategy(
+        select=select,
+        needs=needs,
+        host=True,
+        max_candidates=MAX_CANDIDATES,
+        packages=("scipy",),
+    )
 
 
 def _select_robust(

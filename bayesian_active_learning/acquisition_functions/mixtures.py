@@ -169,6 +169,7 @@ def mixture(first: Strategy, second: Strategy, *, weight: float = 0.5) -> Strate
         settings=tuple(settings.items()),
         min_samples=max(first.min_samples, second.min_samples),
         max_candidates=min(limits, default=None),
+        packages=tuple(dict.fromkeys(first.packages + second.packages)),
     )
 
 

@@ -191,7 +191,7 @@ STRATEGIES: dict[str, StrategySpec] = {
     "uwe": StrategySpec(
         uncertainty_weighted.uwe,
         "greedy k-center of features scaled by uncertainty",
-        "UWE toolkit",
+        "He et al. 2024, TMLR, openreview.net/forum?id=jD761b5OaE",
     ),
     "bait": StrategySpec(
         bait,

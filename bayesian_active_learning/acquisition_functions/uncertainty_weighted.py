@@ -51,7 +51,8 @@ def uwe(
     `Selection.scores` is the distance when picked, and the norm for a first pick without
     centres.
 
-    The method `uwe` of the UWE toolkit, with its options; "margin" is an addition.
+    He et al. 2024, "Hybrid Active Learning with Uncertainty-Weighted Embeddings", TMLR,
+    openreview.net/forum?id=jD761b5OaE; with the options of its code, and "margin" beside them.
 
     Args:
       uncertainty: "max_entropy", "margin_ratio", "least_confidence" or "margin", or a function
