@@ -204,9 +204,26 @@ def test_members_are_fits_with_keys_of_their_own():
     assert np.mean(warm.train_loss) < np.mean(found.train_loss)
 
 
-def test_a_member_that_diverges_is_named():
-    with pytest.raises(training.TrainingDiverged, match="member 0 of 3 of the ensemble"):
-        fit_ensemble(optimizer=optax.sgd(1e38))
+def test_together_members_are_those_of_one_after_another(monkeypatch: pytest.MonkeyPatch):
+    apart, together = fit_ensemble(), fit_ensemble(together=True)
+    for one, other in zip(
+        *map(jax.tree.leaves, (apart.variables, together.variables)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_allclose(apart.train_loss, together.train_loss, rtol=1e-4)
+    assert (apart.steps, apart.best_step) == (together.steps, together.best_step)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert same(fit_ensemble(), together)
+    assert (
+        fit_ensemble(variables=apart.variables).steps == apart.steps
+    )  # goes on: cannot be together
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_member_that_diverges_is_named(together: bool):
+    with pytest.raises(training.TrainingDiverged) as caught:
+        fit_ensemble(optimizer=optax.sgd(1e38), together=together)
+    assert caught.value.__notes__ == ["member 0 of 3 of the ensemble"]
 
 
 # Laplace: the covariance of a sample's (class, feature) changes, against NumPy in float64.
@@ -522,6 +539,14 @@ REFUSALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: ps.stack_variables([values(), other_member()]), "member 1 is another network than"),
     (lambda: fit_ensemble(num_members=0), "num_members must be positive, got 0"),
     (lambda: fit_ensemble(variables=stacked(2)), "variables of 2 members cannot start 3"),
+    (
+        lambda: fit_ensemble(variables=stacked(3), together=True),
+        "members that are trained together start fresh: variables must be None",
+    ),
+    (
+        lambda: fit_ensemble(config=CONFIG._replace(monitor="nll"), together=True),
+        "replicas do not stop early: monitor must be 'none', not nll",
+    ),
     (lambda: laplace(structure="low_rank"), "unknown structure 'low_rank'; known: diag, kron, fu"),
     (lambda: laplace(prior_precision=0), "prior_precision must be positive, got 0"),
     (lambda: laplace(prior_precision=np.inf), "prior_precision must be finite, got inf"),
