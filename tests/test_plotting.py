@@ -68,6 +68,8 @@ def test_known_functions_keep_their_styles():
     papers = [alone[name] for name in styles.PAPER_LABELS]
     assert len({style.colour for style in papers}) == len(papers)
     assert len({style.dash for style in papers}) == len(papers)
+    compared = [alone[name].colour for name in (*styles._HEADLINE, "bald", "random")]
+    assert len(set(compared)) == len(compared)
     other = plotting.function_styles(["mine"])["mine"]
     assert plotting.function_styles(["mine", "bald"])["mine"] == other
     assert other.colour not in {style.colour for style in papers}

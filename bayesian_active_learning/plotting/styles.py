@@ -63,11 +63,11 @@ _LABELS = {
     "uwe": "UWE",
     "vaal": "VAAL",
 }
-_OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#332288", "#888888")
+_OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#332288", "#888888", "#117733", "#AA4499")
 _OTHER_DASHES = ("-", (0, (8, 2)), (0, (3, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 1.2)))
 _OTHER_MARKERS = ("X", "*", "<", ">", "p", "h")
 _OTHERS = tuple(
-    Style(_OTHER_COLOURS[number % 5], _OTHER_DASHES[number % 5], _OTHER_MARKERS[number % 6])
+    Style(_OTHER_COLOURS[number % 7], _OTHER_DASHES[number % 5], _OTHER_MARKERS[number % 6])
     for number in range(30)
 )
 _HEADLINE = ("batch_bald", "power_bald", "epig", "badge", "coreset", "margin", "typiclust")
