@@ -207,6 +207,10 @@ def _check_labelled(
         raise ValueError(f"capacity {capacity} is smaller than the {rows.size} labelled rows")
 
 
+def _buffer_size(num_rows: int, capacity: int | None) -> int:
+    return round_up(num_rows, 128) if capacity is None else capacity
+
+
 def _buffers(
     source: Source, rows: np.ndarray, labels: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -269,7 +273,7 @@ def fit(
     if config.monitor != "none" and validation is None:
         raise ValueError(f"monitor {config.monitor!r} needs a validation set, got None")
 
-    size = round_up(len(rows), 128) if capacity is None else capacity
+    size = _buffer_size(len(rows), capacity)
     buffers = _buffers(source, rows, labels, size)
     inputs, padded_labels = jax.device_put(buffers)
 

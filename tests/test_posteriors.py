@@ -214,9 +214,8 @@ def test_together_members_are_those_of_one_after_another(monkeypatch: pytest.Mon
     assert (apart.steps, apart.best_step) == (together.steps, together.best_step)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert same(fit_ensemble(), together)
-    assert (
-        fit_ensemble(variables=apart.variables).steps == apart.steps
-    )  # goes on: cannot be together
+    warm = fit_ensemble(variables=apart.variables)  # goes on, so it cannot be together
+    assert warm.steps == apart.steps
 
 
 @pytest.mark.parametrize("together", [False, True])

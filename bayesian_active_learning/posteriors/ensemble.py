@@ -1,7 +1,7 @@
 """Deep ensembles: networks that differ in initial parameters and order of minibatches."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from bayesian_active_learning.types import (
     Source,
     Variables,
 )
-from bayesian_active_learning.utils import check_positive, round_up
+from bayesian_active_learning.utils import check_positive
 
 
 class EnsembleFit(NamedTuple):
@@ -168,14 +168,15 @@ def fit_ensemble(
       TrainingDiverged: for the first member that does; a note says which.
     """
     check_positive(num_members=num_members)
-    if variables is not None and (found := _size(variables)) != num_members:
-        raise ValueError(f"variables of {found} members cannot start {num_members}")
+    if variables is not None and (size := _size(variables)) != num_members:
+        raise ValueError(f"variables of {size} members cannot start {num_members}")
     keys = list(jax.random.split(key, num_members))
     if together is None:
         fresh = variables is None and config.monitor == "none"
         together = fresh and num_members > 1 and jax.default_backend() != "cpu"
     if together and variables is not None:
         raise ValueError("members that are trained together start fresh: variables must be None")
+    results: list[training.FitResult | training.TrainingDiverged] = []
     if together:
         results = replicas.fit(
             keys,
@@ -185,15 +186,14 @@ def fit_ensemble(
             [rows] * num_members,
             [labels] * num_members,
             config=config,
-            capacity=round_up(np.size(rows), 128) if capacity is None else capacity,
+            capacity=training._buffer_size(np.size(rows), capacity),
             width=num_members,
         )
     else:
-        results = list(
-            _one_after_another(
-                keys,
-                variables,
-                lambda member_key, start: training.fit(
+        for number, member_key in enumerate(keys):
+            start = jax.tree.map(lambda x, i=number: x[i], variables)  # None stays None
+            try:
+                result = training.fit(
                     member_key,
                     model,
                     optimizer,
@@ -204,15 +204,17 @@ def fit_ensemble(
                     variables=start,
                     validation=validation,
                     capacity=capacity,
-                ),
-            )
-        )
+                )
+            except training.TrainingDiverged as error:
+                results.append(error)
+                break
+            results.append(result)
     fitted = []
-    for number, result in enumerate(results):
-        if isinstance(result, training.TrainingDiverged):
-            result.add_note(f"member {number} of {num_members} of the ensemble")
-            raise result
-        fitted.append(result)
+    for number, found in enumerate(results):
+        if isinstance(found, training.TrainingDiverged):
+            found.add_note(f"member {number} of {num_members} of the ensemble")
+            raise found
+        fitted.append(found)
     return EnsembleFit(
         stack_variables([result.variables for result in fitted]),
         tuple(result.steps for result in fitted),
@@ -220,18 +222,3 @@ def fit_ensemble(
         tuple(result.train_loss for result in fitted),
         tuple(result.validation for result in fitted),
     )
-
-
-def _one_after_another(
-    keys: Iterable[Key],
-    variables: Variables | None,
-    fit: Callable[[Key, Variables | None], training.FitResult],
-) -> Iterator[training.FitResult | training.TrainingDiverged]:
-    """What `fit` gives for each key and its part of `variables`, up to a member that diverges."""
-    for number, key in enumerate(keys):
-        start = jax.tree.map(lambda x, i=number: x[i], variables)  # None stays None
-        try:
-            yield fit(key, start)
-        except training.TrainingDiverged as error:
-            yield error
-            return
