@@ -104,20 +104,24 @@ def test_the_loop_takes_one_turn_whatever_the_numbers(value: float):
 
 
 @pytest.mark.parametrize(
-    "size, kernel, suited",
+    "size, kernel, way",
     [
-        (25, (4, 4, 32, 32), True),
-        (12, (3, 5, 8, 8), True),
-        (11, (3, 5, 8, 8), False),  # 9x7 outputs
-        (25, (4, 4, 1, 32), False),  # one channel
-        (25, (4, 4, 32, 4), False),
-        (25, (1, 1, 32, 32), False),
-        (25, (7, 3, 32, 32), False),
+        (25, (4, 4, 32, 32), "minimal filtering"),
+        (12, (3, 5, 8, 8), "minimal filtering"),
+        (11, (3, 5, 8, 8), "native"),  # 9x7 outputs
+        (25, (4, 4, 32, 4), "native"),
+        (25, (1, 1, 32, 32), "native"),
+        (25, (7, 3, 32, 32), "native"),
+        (28, (4, 4, 1, 32), "shifted images"),
+        (32, (3, 3, 3, 8), "shifted images"),
+        (32, (4, 4, 3, 8), "native"),  # 48 products for an output
+        (25, (1, 1, 8, 32), "native"),  # 8 channels
     ],
 )
-def test_what_it_is_used_for(size: int, kernel: tuple, suited: bool):
+def test_what_it_is_used_for(size: int, kernel: tuple, way: str):
     images = (1, size, size, kernel[2])
-    assert winograd.suits(images, kernel) == suited
-    lowered = jax.jit(models.convolution).lower(jnp.zeros(images), jnp.zeros(kernel))
+    assert winograd.suits(images, kernel) == (way == "minimal filtering")
+    lowered = jax.jit(models.convolution).lower(jnp.zeros(images), jnp.zeros(kernel)).as_text()
     if jax.default_backend() == "cpu":
-        assert ("stablehlo.convolution" in lowered.as_text()) != suited
+        assert ("stablehlo.convolution" in lowered) == (way == "native")
+        assert ("stablehlo.dot_general" in lowered) == (way == "minimal filtering")

@@ -241,16 +241,16 @@ def _backward(tiles: Tiles, saved: Any, cotangent: Phases) -> tuple[Array, Array
     size, tile = kernel.shape[:2], _tile(kernel.shape)
     matrices = _transformed(kernel).transpose(0, 2, 1)
 
-    def part(images: Array, cotangent: Phases) -> tuple[Array, Array]:
+    def part(images: Array, cotangent: Phases) -> tuple[Phases, Array]:
         inputs = _inputs(_phases(images, tile, _extents(tiles, size)), tiles, size)
         outputs = _of_products(cotangent, size)
         products = jnp.stack([a.T @ b for a, b in zip(inputs, outputs, strict=True)])
         inputs_bar = [each @ matrix for each, matrix in zip(outputs, matrices, strict=True)]
-        images_bar = _of_phases(inputs_bar, tiles, size)
-        return _joined(images_bar, *images.shape[1:3]), products
+        return _of_phases(inputs_bar, tiles, size), products
 
     found = _in_parts(part, images, cotangent)
-    images_bar = _examples(*(images for images, _ in found))
+    phases = jax.tree.map(_examples, *(phases for phases, _ in found))
+    images_bar = _joined(phases, *images.shape[1:3])
     products = sum(products.sum(axis=0) for _, products in found)
     return images_bar, _kernel_of(products, size)
 
