@@ -402,7 +402,7 @@ def test_robust_refuses_pools_beyond_its_budget(monkeypatch: pytest.MonkeyPatch)
 def test_robust_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.spatial.distance", None)
     with pytest.raises(
-        ImportError, match=r"needs scipy: .*bayesian_active_learning\[experiments\]"
+        ImportError, match=r"coreset_robust needs SciPy: .*bayesian_active_learning\[experiments\]"
     ):
         run("coreset_robust", pool([1, 2]), 1)
 

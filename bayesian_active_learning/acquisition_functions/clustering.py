@@ -8,15 +8,14 @@ comes first.
 """
 
 import functools
-import importlib
 import math
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesian_active_learning.acquisition_functions.optional import imported
 from bayesian_active_learning.acquisition_functions.scores import find_score
 from bayesian_active_learning.acquisition_functions.selection import (
     check_batch_size,
@@ -213,7 +212,7 @@ def kmeans_clusters(key: Key, points: np.ndarray, num_clusters: int) -> np.ndarr
     Raises:
       ImportError: scikit-learn is not installed.
     """
-    cluster = _imported("sklearn.cluster", "k-means", "scikit-learn")
+    cluster = imported("sklearn.cluster", by="k-means")
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     model = cluster.KMeans(num_clusters, n_init=10 if num_clusters <= 50 else 1, random_state=seed)
     with warnings.catch_warnings():
@@ -298,7 +297,7 @@ def _by_typicality(
     members = np.flatnonzero(inside)
     typicality = np.zeros(len(members))
     if len(members) > 1:
-        near = _imported("sklearn.neighbors", "typiclust", "scikit-learn").NearestNeighbors(
+        near = imported("sklearn.neighbors", by="typiclust").NearestNeighbors(
             n_neighbors=min(neighbours, len(members) - 1)
         )
         # Without an argument, no point is its own neighbour.
@@ -371,19 +370,9 @@ def _average_linkage(
         )
     if n == 1:
         return np.zeros(1, int)
-    hierarchy = _imported("scipy.cluster.hierarchy", "cluster_margin", "SciPy")
-    distance = _imported("scipy.spatial.distance", "cluster_margin", "SciPy")
+    hierarchy = imported("scipy.cluster.hierarchy", by="cluster_margin")
+    distance = imported("scipy.spatial.distance", by="cluster_margin")
     tree = hierarchy.linkage(distance.pdist(features), "average")
     if epsilon:
         return hierarchy.fcluster(tree, epsilon, "distance")
     return hierarchy.fcluster(tree, math.ceil(n / cluster_size), "maxclust")
-
-
-def _imported(module: str, what: str, package: str) -> Any:
-    """The module, imported where it is used: no base dependency."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{what} needs {package}: pip install 'bayesian_active_learning[experiments]'"
-        ) from error

@@ -1,15 +1,14 @@
 """Core-set selection by a solver: the smallest radius that covers all but a few candidates."""
 
 import functools
-import importlib
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from bayesian_active_learning.acquisition_functions.distances import METRICS
 from bayesian_active_learning.acquisition_functions.k_center import labelled_points
+from bayesian_active_learning.acquisition_functions.optional import imported
 from bayesian_active_learning.acquisition_functions.selection import (
     check_batch_size,
     host_selection,
@@ -155,7 +154,9 @@ def _points(metric: str, features: np.ndarray) -> np.ndarray:
 
 def _distances(metric: str, points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """`[N, M]`, by direct differences."""
-    distance = _scipy("spatial.distance").cdist(points, others, _SCIPY_NAMES[metric])
+    distance = imported("scipy.spatial.distance", by="coreset_robust").cdist(
+        points, others, _SCIPY_NAMES[metric]
+    )
     return distance / 2 if metric == "cosine" else distance
 
 
@@ -225,7 +226,8 @@ def _cover(
     time_limit: float,
 ) -> np.ndarray | None:
     """At most `size` centres that leave at most `allowed` uncovered; None if none were found."""
-    optimize, sparse = _scipy("optimize"), _scipy("sparse")
+    optimize = imported("scipy.optimize", by="coreset_robust")
+    sparse = imported("scipy.sparse", by="coreset_robust")
     open_ = np.flatnonzero(nearest > radius)
     if len(open_) <= allowed:
         return np.zeros(0, np.int64)
@@ -258,12 +260,3 @@ def _check_bytes(n: int) -> None:
             f"bytes, above its budget of {MAX_BYTES}; give it a pool subset of at most "
             f"{MAX_CANDIDATES} candidates, or use coreset"
         )
-
-
-def _scipy(module: str) -> Any:
-    try:
-        return importlib.import_module(f"scipy.{module}")
-    except ImportError as error:
-        raise ImportError(
-            "coreset_robust needs scipy: install the extra `bayesian_active_learning[experiments]`"
-        ) from error
