@@ -15,7 +15,8 @@ import bayesian_active_learning
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PROBE = str(pathlib.Path(__file__).with_name("import_probe.py"))
-IMPORT_BUDGET_SECONDS = 1.5  # the one timing that is asserted: it is promised
+# The one timing that is asserted: it is promised. Processor time, as others share the machine.
+IMPORT_BUDGET_SECONDS = 1.5
 BALD_MODULE = "bayesian_active_learning.acquisition_functions"
 MACHINE_PATH = re.compile(r"/(?:home|root|Users|mnt|work)/[A-Za-z.]")
 
@@ -41,7 +42,7 @@ def tracked_files() -> list[pathlib.Path]:
 
 @pytest.mark.parametrize("module", ["bayesian_active_learning", BALD_MODULE])
 def test_import_budget(module: str):
-    seconds = min(probe(PROBE, module)["seconds"] for _ in range(3))
+    seconds = min(probe(PROBE, module)["processor_seconds"] for _ in range(3))
     assert seconds < IMPORT_BUDGET_SECONDS
 
 
