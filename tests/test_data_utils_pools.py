@@ -41,6 +41,21 @@ def test_repeated_rows_are_copies_with_noise_of_their_own(digits):
     assert abs(np.corrcoef(halves[:, 0].ravel(), halves[:, 1].ravel())[0, 1]) < 0.02
 
 
+def test_few_rows_of_each_class_repeated(digits):
+    """Every row of a small pool has its copies in it, and they are those of the curated rows."""
+    found = data_utils.repeated(digits, copies=3, noise=0.0, per_class=20)
+    assert counts(found) == [60] * 10
+    originals = data_utils.curated(digits, per_class=20).train_rows
+    parts = found.train_rows.reshape(3, 200)
+    np.testing.assert_array_equal(parts[0], originals)
+    for part in parts:
+        np.testing.assert_array_equal(found.images[part], digits.images[originals])
+    np.testing.assert_array_equal(found.test_rows, digits.test_rows)
+    by_name = load_dataset("repeated_digits:per_class=20,noise=0")
+    assert by_name.content_hash == found.content_hash
+    assert found.content_hash != data_utils.repeated(digits, noise=0.0).content_hash
+
+
 def test_test_rows_stay_clean(digits):
     found = data_utils.repeated(digits, noise=5.0)
     np.testing.assert_array_equal(found.images[digits.test_rows], digits.images[digits.test_rows])
@@ -144,6 +159,7 @@ def test_noise_is_the_same_for_ever():
         ("repeated", {"noise": -1.0}, "noise must be 0 or above and finite, got -1.0"),
         ("repeated", {"noise": np.inf}, "noise must be 0 or above and finite, got inf"),
         ("repeated", {"seed": -1}, "seed must not be negative, got -1"),
+        ("repeated", {"per_class": -1}, "per_class must be at least 1, got -1"),
         ("curated", {"per_class": 0}, "per_class must be at least 1, got 0"),
         ("curated", {"seed": -1}, "seed must not be negative, got -1"),
         ("unbalanced", {"num_rare": 11}, r"num_rare must lie in 0..10, got 11"),

@@ -52,12 +52,23 @@ class NoisyCopies:
         return values
 
 
-def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: int = 0) -> Dataset:
+def repeated(
+    dataset: Dataset,
+    /,
+    *,
+    copies: int = 3,
+    noise: float = 0.1,
+    per_class: int = 0,
+    seed: int = 0,
+) -> Dataset:
     """Each training row `copies` times, each copy with noise of its own: Repeated MNIST.
 
     Kirsch, van Amersfoort & Gal, "BatchBALD" (2019), section 4.2: a batch of the highest
     scores is a batch of copies. Their noise is 0.1 after inputs were normalised; so is this
     one, before: in deviations of each channel over the training rows. Test rows stay clean.
+
+    With `per_class`, copies of so many rows of each class alone (`curated`), for pools that are
+    scored whole: in a random part of many thousand rows there is hardly a copy of another.
 
     Rows 0..N-1 are the examples that they were; the copies follow, N + (c - 1) T + i the c-th
     copy of the i-th of T training rows.
@@ -79,7 +90,9 @@ def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: 
         )
     if source.mean is not None:
         raise ValueError("repeat a data set first and standardise it then")
-    train = dataset.train_rows
+    settings = {"copies": copies, "noise": noise, "per_class": per_class, "seed": seed}
+    chosen = _curated(dataset, per_class, {}, seed)[1] if per_class else dataset
+    train = chosen.train_rows
     count = len(dataset.labels)
     original = np.concatenate([np.arange(count), *[train] * (copies - 1)])
     amount = np.full(len(original), noise, np.float32)
@@ -89,10 +102,10 @@ def repeated(dataset: Dataset, /, *, copies: int = 3, noise: float = 0.1, seed: 
     base = NoisyCopies(source.base, original, amount, seed, np.sqrt(variance).astype(np.float32))
     added = np.arange(count, len(original), dtype=np.int32)
     return _named(
-        dataset,
+        chosen,
         dataset,
         "repeated",
-        {"copies": copies, "noise": noise, "seed": seed},
+        settings,
         images=dataclasses.replace(source, base=base),
         labels=dataset.labels[original],
         train_rows=np.concatenate([train, added]),
