@@ -75,6 +75,15 @@ def test_known_functions_keep_their_styles():
     assert other.colour not in {style.colour for style in papers}
 
 
+def test_options_change_no_style_where_a_function_is_there_once():
+    own = plotting.function_styles(["epig"])["epig"]
+    assert plotting.function_styles(["bald", "epig:targets=test"])["epig:targets=test"] == own
+    both = plotting.function_styles(["epig:targets=test", "epig", "epig:num_targets=9"])
+    assert both["epig"] == own and len(set(both.values())) == 3
+    assert styles.function_label("epig:targets=test") == "EPIG (targets=test)"
+    assert styles.function_label("power:score=margin") == "power:score=margin"
+
+
 def test_too_many_functions_are_refused():
     with pytest.raises(ValueError, match="40 functions cannot be told apart in one figure"):
         plotting.function_styles(f"f{number}" for number in range(40))

@@ -81,14 +81,20 @@ _AXIS_WORDS = {
 
 
 def function_styles(functions: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: the same in every figure for the best-known functions, and
-    for others as far as they do not get in each other's way.
+    """A style for each name: the same in every figure for the best-known functions, with
+    options too where a function is there once, and for others as far as they do not get in
+    each other's way.
 
     Raises ValueError for more functions than can be told apart.
     """
     names = list(dict.fromkeys(functions))
-    styles = {name: _STYLES[name] for name in names if name in _STYLES}
-    others = sorted(name for name in names if name not in _STYLES)
+    bases = [_base(name) for name in names]
+    styles = {
+        name: _STYLES[base]
+        for name, base in zip(names, bases)
+        if base in _STYLES and (name == base or bases.count(base) == 1)
+    }
+    others = sorted(name for name in names if name not in styles)
     if len(others) > len(_OTHERS) - len(_HEADLINE):
         raise ValueError(
             f"{len(names)} functions cannot be told apart in one figure; draw fewer, with "
@@ -102,7 +108,18 @@ def function_styles(functions: Iterable[str]) -> dict[str, Style]:
 
 def function_label(name: str) -> str:
     """The name as figures show it. Never read as a formula, nor as a hidden label."""
-    return plain(_LABELS.get(name, name)) if not name.startswith("_") else f" {plain(name)}"
+    if name.startswith("_"):
+        return f" {plain(name)}"
+    base = _base(name)
+    if base not in _LABELS:
+        return plain(name)
+    options = f" ({name[len(base) + 1 :]})" if name != base else ""
+    return plain(_LABELS[base] + options)
+
+
+def _base(name: str) -> str:
+    """The function's name without its options, as in power_bald:beta=8."""
+    return name.partition(":")[0]
 
 
 def check_references(history: History, name: str, dataset: str) -> None:
