@@ -74,8 +74,8 @@ def repeated(
     copy of the i-th of T training rows.
 
     Raises:
-      ValueError: fewer than one copy, negative or infinite noise, a negative seed, or inputs
-        that are not a `ScaledSource`.
+      ValueError: fewer than one copy, negative or infinite noise, a negative number of rows or
+        seed, or inputs that are not a `ScaledSource`.
     """
     if copies < 1:
         raise ValueError(f"copies must be at least 1, got {copies}")

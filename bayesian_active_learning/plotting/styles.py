@@ -88,7 +88,7 @@ def function_styles(functions: Iterable[str]) -> dict[str, Style]:
     Raises ValueError for more functions than can be told apart.
     """
     names = list(dict.fromkeys(functions))
-    bases = [_base(name) for name in names]
+    bases = [name.partition(":")[0] for name in names]
     styles = {
         name: _STYLES[base]
         for name, base in zip(names, bases)
@@ -110,16 +110,10 @@ def function_label(name: str) -> str:
     """The name as figures show it. Never read as a formula, nor as a hidden label."""
     if name.startswith("_"):
         return f" {plain(name)}"
-    base = _base(name)
+    base, _, options = name.partition(":")
     if base not in _LABELS:
         return plain(name)
-    options = f" ({name[len(base) + 1 :]})" if name != base else ""
-    return plain(_LABELS[base] + options)
-
-
-def _base(name: str) -> str:
-    """The function's name without its options, as in power_bald:beta=8."""
-    return name.partition(":")[0]
+    return plain(f"{_LABELS[base]} ({options})" if options else _LABELS[base])
 
 
 def check_references(history: History, name: str, dataset: str) -> None:
