@@ -119,6 +119,34 @@ def test_batches_by_epig_are_those_by_its_scores(rule: str) -> None:
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
+def test_epig_for_other_targets_is_a_score_too() -> None:
+    strategy = af.power(af.epig_score(targets="test", num_targets=7), beta=2.0)
+    assert dict(strategy.settings) == {"targets": "test", "num_targets": 7}
+    assert strategy.select is af.power("epig", beta=2.0).select  # compiled once for both
+    with pytest.raises(ValueError, match="unknown targets 'x'; known: pool, test"):
+        af.epig_score(targets="x")
+
+
+@pytest.mark.parametrize(
+    "spec", [*RULES, "random_mix", "uncertainty_mix", "uncertainty_uniform", "coreset"]
+)
+def test_input_gradients_are_a_score_like_any_other(spec: str) -> None:
+    """As the same numbers handed in as scores."""
+    values = np.random.default_rng(0).permutation(9) + 0.5
+    features = np.random.default_rng(1).normal(size=(9, 2))
+    nothing = {"labelled_features": np.zeros((1, 2)), "labelled_mask": np.array([False])}
+    candidates = pool(9, features=features)._replace(**nothing)
+    by_name = af.make_strategy(f"{spec}:score=input_gradient")
+    by_scores = af.make_strategy(f"{spec}:score=margin")
+    assert by_name.needs == by_scores.needs - {"scores"} | {"input_gradients"}
+    assert by_name.score is None
+    for seed in range(3):
+        found = pick(by_name, candidates._replace(input_gradients=values), 5, seed)
+        expected = pick(by_scores, candidates._replace(scores=values), 5, seed)
+        np.testing.assert_array_equal(found.positions, expected.positions)
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
+
+
 @each_rule
 def test_no_noise_is_the_ranking_and_scores_are_reported_unperturbed(rule: str) -> None:
     scores = np.random.default_rng(0).permutation(50) / 50 + 0.01
@@ -166,7 +194,7 @@ def test_bad_numbers_are_picked_first(rule: str) -> None:
         ("power:beta=0", "beta must be positive, got 0"),
         ("softmax:beta=-1", "beta must be positive, got -1"),
         ("softrank:beta=nan", "beta must be positive, got nan"),
-        ("power:score=random", "unknown score 'random'; known: bald, max_entropy"),
+        ("power:score=random", "unknown score 'random'; known: bald, .*, epig, input_gradient"),
         ("power_bald:score=margin", "unknown option of 'power_bald': 'score'; known: beta"),
         ("random_mix:mix=1.5", "mix must be between 0 and 1, got 1.5"),
         ("random_mix:mix=nan", "mix must be between 0 and 1, got nan"),
@@ -179,7 +207,6 @@ def test_bad_numbers_are_picked_first(rule: str) -> None:
         ("uncertainty_uniform:by=x", "unknown kind of bin 'x'; known: score, rank"),
         ("mixture:weight=2", "weight must be between 0 and 1, got 2"),
         ("mixture:second=x", "unknown acquisition function 'x'"),
-        ("mixture:first=bald,second=margin", "these two have different score functions"),
         ("mixture:first=vaal,second=vae_coreset", "of a mixture have different settings: {'vaal"),
         ("qbc:disagreement=x", "unknown disagreement 'x'; known: vote_entropy, variation_ratio"),
     ],
@@ -285,6 +312,29 @@ def test_mixture_is_two_strategies_one_after_the_other() -> None:
         *af.top_epig().settings,
         *af.qbc().settings,
     )
+
+
+def test_mixture_of_two_scores_asks_for_what_both_are_had_from() -> None:
+    log_probs = random_log_probs(9, 4, 3)
+    strategy = af.make_strategy("mixture:first=bald,second=margin")
+    assert strategy.needs == {"scores", "log_probs"} and strategy.score is af.margin
+    candidates = pool(9, log_probs=log_probs, scores=af.margin(log_probs))
+    informative = np.asarray(af.bald(log_probs))
+    first = np.argsort(-informative)[:2].tolist()
+    rest = [each for each in np.argsort(-np.asarray(candidates.scores)) if each not in first]
+    selection = pick(strategy, candidates, 5)
+    assert np.asarray(selection.positions).tolist() == [*first, *rest[:3]]
+    np.testing.assert_allclose(selection.scores[:2], informative[first], rtol=1e-5)
+    np.testing.assert_allclose(selection.scores[2:], np.asarray(candidates.scores)[rest[:3]])
+
+
+def test_mixture_with_scores_of_labelled_examples() -> None:
+    """They stay with their score function, whichever comes first."""
+    knearest, bald = af.knearest(score="margin"), af.make_strategy("bald")
+    for mixed in (af.mixture(knearest, bald), af.mixture(bald, knearest)):
+        assert mixed.needs == knearest.needs | {"log_probs"} and mixed.score is af.margin
+    with pytest.raises(ValueError, match="both strategies of a mixture need scores of the"):
+        af.mixture(knearest, af.knearest(score="bald"))
 
 
 def test_the_random_part_of_a_mixture_is_uniform_over_what_is_left() -> None:

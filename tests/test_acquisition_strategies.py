@@ -20,6 +20,16 @@ N, K, C, D, B, E, L = 12, 4, 3, 2, 5, 3, 4
 RANKINGS = {name for name, spec in af.STRATEGIES.items() if spec.make().select is af.select_top}
 LOGARITHMS = ("log_probs", "committee_log_probs", "predictions")  # -inf is the log of 0
 each_strategy = pytest.mark.parametrize("name", af.STRATEGIES)
+VARIANTS = (  # options that choose another way through the code
+    "cluster_margin:within=score",
+    "coreset:metric=cosine,score=input_gradient",
+    "mixture:first=bald,second=margin",
+    "power:score=epig",
+    "probcover:delta=1.0",
+    "random_mix:order=random_first,mix=0.5",
+    "uncertainty_uniform:by=rank",
+)
+each_way = pytest.mark.parametrize("name", [*af.STRATEGIES, *VARIANTS])
 
 
 def random_log_probs(generator: np.random.Generator, *shape: int) -> np.ndarray:
@@ -105,7 +115,7 @@ def test_record_is_complete(name: str) -> None:
         assert "labelled_mask" in strategy.needs
 
 
-@each_strategy
+@each_way
 def test_picks_are_distinct_masked_in_and_best_first(name: str) -> None:
     strategy = af.make_strategy(name)
     mask = np.arange(N) % 3 != 0
@@ -195,7 +205,7 @@ def test_deterministic_in_the_key(name: str, make_key: Any) -> None:
     np.testing.assert_array_equal(first, second)
 
 
-@each_strategy
+@each_way
 def test_jit_equals_eager_and_compiles_once_over_rounds(name: str) -> None:
     strategy = af.make_strategy(name)
     if strategy.host:
@@ -218,7 +228,7 @@ def test_jit_equals_eager_and_compiles_once_over_rounds(name: str) -> None:
     assert len(traces) == 1
 
 
-@each_strategy
+@each_way
 def test_permuting_the_pool_permutes_the_picks(name: str) -> None:
     strategy = af.make_strategy(name)
     candidates = make_candidates(strategy, mask=np.arange(N) != 5)
@@ -230,7 +240,7 @@ def test_permuting_the_pool_permutes_the_picks(name: str) -> None:
     )
 
 
-@each_strategy
+@each_way
 def test_bad_values_are_refused_with_their_row(name: str) -> None:
     strategy = af.make_strategy(name)
     candidates = make_candidates(strategy)
@@ -556,6 +566,15 @@ CANDIDATES = scored([1, 2, 3, 4], mask=[True, True, True, False])
 def test_acquire_refuses(selection: Selection, candidates: Candidates, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         af.acquire(selection, candidates)
+
+
+def test_acquire_looks_at_half_precision_too() -> None:
+    """bfloat16 is no floating type to NumPy, and a NaN may make other candidates' scores NaN."""
+    features = jnp.ones((N, D), jnp.bfloat16).at[7, 0].set(jnp.nan)
+    candidates = make_candidates(af.cog())._replace(features=features)
+    message = f"the features of rows {np.asarray(candidates.rows)[7]} are NaN or infinite"
+    with pytest.raises(ValueError, match=message):
+        af.acquire(select(af.cog(), candidates), candidates)
 
 
 def test_acquire_ignores_bad_scores_of_padding() -> None:

@@ -8,6 +8,11 @@ Arrays in, arrays out: nothing here ever sees a model. Scores map log-probabilit
 from bayesian_active_learning.acquisition_functions.acquire import acquire, check_log_probs
 from bayesian_active_learning.acquisition_functions.bait import bait
 from bayesian_active_learning.acquisition_functions.batch_bald import batch_bald, joint_information
+from bayesian_active_learning.acquisition_functions.by_score import (
+    CANDIDATE_SCORES,
+    CandidateScore,
+    epig_score,
+)
 from bayesian_active_learning.acquisition_functions.clustering import (
     cluster_margin,
     kmeans,
@@ -69,9 +74,11 @@ from bayesian_active_learning.acquisition_functions.strategies import (
 from bayesian_active_learning.acquisition_functions.uncertainty_weighted import uwe
 
 __all__ = [
+    "CANDIDATE_SCORES",
     "SCORES",
     "STRATEGIES",
     "UPPER_BOUNDS",
+    "CandidateScore",
     "Uncertainty",
     "acquire",
     "aleatoric_uncertainty",
@@ -89,6 +96,7 @@ __all__ = [
     "coreset_robust",
     "decompose",
     "epig",
+    "epig_score",
     "epistemic_uncertainty",
     "estimate_delta",
     "expected_entropy",

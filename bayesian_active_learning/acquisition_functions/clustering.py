@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesian_active_learning.acquisition_functions.by_score import AnyScore, by_score
 from bayesian_active_learning.acquisition_functions.optional import imported
-from bayesian_active_learning.acquisition_functions.scores import find_score
 from bayesian_active_learning.acquisition_functions.selection import (
     check_batch_size,
     host_selection,
@@ -95,7 +95,7 @@ def typiclust(
 
 def cluster_margin(
     *,
-    score: str = "margin",
+    score: AnyScore = "margin",
     multiplier: float = 10.0,
     cluster_size: float = 10.0,
     epsilon: float = 0.0,
@@ -124,7 +124,7 @@ def cluster_margin(
     Citovsky et al. 2021, arXiv:2107.14263.
 
     Args:
-      score: the name of a score.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
       multiplier: at least 1, the paper's k_m / k_t.
       cluster_size: at least 1, the mean number of candidates in a cluster.
       epsilon: 0, or the distance above which clusters are not merged, in the units of the
@@ -154,13 +154,8 @@ def cluster_margin(
         within=within,
         max_bytes=max_bytes,
     )
-    return Strategy(
-        select=select,
-        needs=frozenset({"scores", "features"}),
-        score=find_score(score),
-        host=True,
-        max_candidates=_most_candidates(max_bytes),
-        packages=("scipy",),
+    return by_score(select, score, frozenset({"features"}))._replace(
+        host=True, max_candidates=_most_candidates(max_bytes), packages=("scipy",)
     )
 
 

@@ -85,7 +85,7 @@ def top_epig(*, targets: str = "pool", num_targets: int = 100) -> Strategy:
     return Strategy(
         select=_select_top,
         needs=_NEEDS,
-        settings=_target_settings(targets, num_targets),
+        settings=target_settings(targets, num_targets),
         min_samples=2,
     )
 
@@ -143,12 +143,13 @@ def batch_epig(
     return Strategy(
         select=functools.partial(_select_batch, max_exact=max_exact, num_configs=num_configs),
         needs=_NEEDS,
-        settings=_target_settings(targets, num_targets),
+        settings=target_settings(targets, num_targets),
         min_samples=2,
     )
 
 
-def _target_settings(targets: str, num_targets: int) -> tuple[tuple[str, Any], ...]:
+def target_settings(targets: str, num_targets: int) -> tuple[tuple[str, Any], ...]:
+    """What whoever provides the targets is told. Raises ValueError for what it cannot be."""
     check_one_of("targets", targets, ("pool", "test"))
     check_positive(num_targets=num_targets)
     return (("targets", targets), ("num_targets", num_targets))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bayesian_active_learning.acquisition_functions.by_score import AnyScore, by_score
 from bayesian_active_learning.acquisition_functions.centres import (
     PENDING,
     Picks,
@@ -24,7 +25,6 @@ from bayesian_active_learning.acquisition_functions.distances import (
     nearest,
     prepare_points,
 )
-from bayesian_active_learning.acquisition_functions.scores import find_score
 from bayesian_active_learning.acquisition_functions.selection import (
     check_batch_size,
     greedy,
@@ -38,7 +38,6 @@ from bayesian_active_learning.types import (
     ArrayLike,
     Candidates,
     Key,
-    Score,
     Selection,
     Strategy,
 )
@@ -48,7 +47,7 @@ _NEEDS = frozenset({"features", "labelled_features", "labelled_mask"})
 BLOCK = 512  # candidates kept up to date
 
 
-def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strategy:
+def coreset(*, metric: str = "euclidean", score: AnyScore = "none") -> Strategy:
     """Greedy k-center: each pick is the candidate farthest from its nearest centre.
 
     The centres are all labelled points, and then also the picks: the pick at each step is
@@ -64,11 +63,11 @@ def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strate
 
     Args:
       metric: "euclidean", "manhattan" or "cosine" (1 - cos).
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]` with values of at least 0,
-        that multiplies the distances; "none" for distances alone.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]` with
+        values of at least 0, that multiplies the distances; "none" for distances alone.
 
     Returns:
-      A strategy that needs features and labelled features, and "scores" if weighted. Time
+      A strategy that needs features and labelled features, and what the score needs. Time
       O((L + B) N D), in large pools as matrix products for many picks at once (but for
       manhattan); memory O(N D). The key is not used.
 
@@ -79,7 +78,7 @@ def coreset(*, metric: str = "euclidean", score: str | Score = "none") -> Strate
     select = functools.partial(_select_coreset, metric=metric, weighted=score != "none")
     if score == "none":
         return Strategy(select=select, needs=_NEEDS)
-    return Strategy(select=select, needs=_NEEDS | {"scores"}, score=find_score(score))
+    return by_score(select, score, _NEEDS)
 
 
 def cog(*, metric: str = "euclidean") -> Strategy:

@@ -13,7 +13,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from bayesian_active_learning.acquisition_functions.scores import find_score
+from bayesian_active_learning.acquisition_functions.by_score import (
+    AnyScore,
+    by_score,
+    from_log_probs,
+)
 from bayesian_active_learning.acquisition_functions.selection import (
     check_batch_size,
     highest,
@@ -23,14 +27,12 @@ from bayesian_active_learning.acquisition_functions.selection import (
     select_batch,
     sortable,
 )
-from bayesian_active_learning.types import Array, Candidates, Key, Score, Selection, Strategy
+from bayesian_active_learning.types import Array, Candidates, Key, Selection, Strategy
 from bayesian_active_learning.utils import check_one_of
-
-_SCORES = frozenset({"scores"})
 
 
 def random_mix(
-    score: str | Score = "least_confidence", *, mix: float = 0.2, order: str = "top_first"
+    score: AnyScore = "least_confidence", *, mix: float = 0.2, order: str = "top_first"
 ) -> Strategy:
     """A share `mix` of the batch at random, the rest by the top of a score.
 
@@ -43,12 +45,12 @@ def random_mix(
     mix = 0 is the ranking, mix = 1 the strategy `random`: the same picks for the same key.
 
     Args:
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
       mix: the random share, in [0, 1].
       order: "top_first" or "random_first".
 
     Returns:
-      A strategy that needs "scores".
+      A strategy that needs "scores", or what a score of `CANDIDATE_SCORES` needs.
 
     Raises:
       ValueError: an unknown score or order, or `mix` outside [0, 1].
@@ -56,10 +58,10 @@ def random_mix(
     check_one_of("order", order, ("top_first", "random_first"))
     if not 0 <= mix <= 1:
         raise ValueError(f"mix must be between 0 and 1, got {mix}")
-    return Strategy(_random_mix(float(mix), order), _SCORES, find_score(score))
+    return by_score(_random_mix(float(mix), order), score)
 
 
-def uncertainty_mix(score: str | Score = "least_confidence") -> Strategy:
+def uncertainty_mix(score: AnyScore = "least_confidence") -> Strategy:
     """Half of the batch from the top of a score, half from its bottom.
 
     First the ceil(B/2) highest scores, best first, then the floor(B/2) lowest, lowest first
@@ -72,19 +74,19 @@ def uncertainty_mix(score: str | Score = "least_confidence") -> Strategy:
     Munjal et al. 2022, arXiv:2002.09564 (the toolkit).
 
     Args:
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
 
     Returns:
-      A strategy that needs "scores".
+      A strategy that needs "scores", or what a score of `CANDIDATE_SCORES` needs.
 
     Raises:
       ValueError: an unknown score.
     """
-    return Strategy(_select_both_ends, _SCORES, find_score(score))
+    return by_score(_select_both_ends, score)
 
 
 def uncertainty_uniform(
-    score: str | Score = "least_confidence", *, bins: int = 500, by: str = "score"
+    score: AnyScore = "least_confidence", *, bins: int = 500, by: str = "score"
 ) -> Strategy:
     """Picks spread uniformly over the range of a score, cut into bins.
 
@@ -108,12 +110,12 @@ def uncertainty_uniform(
     Munjal et al. 2022, arXiv:2002.09564 (the toolkit).
 
     Args:
-      score: a name in `SCORES`, or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
       bins: how many, 1 to 2^24; 1 is random sampling.
       by: "score" or "rank".
 
     Returns:
-      A strategy that needs "scores".
+      A strategy that needs "scores", or what a score of `CANDIDATE_SCORES` needs.
 
     Raises:
       ValueError: an unknown score or kind of bin, or `bins` out of range.
@@ -121,7 +123,7 @@ def uncertainty_uniform(
     check_one_of("kind of bin", by, ("score", "rank"))
     if not 1 <= bins <= 2**24:
         raise ValueError(f"bins must be between 1 and {2**24}, got {bins}")
-    return Strategy(_uniform(bins, by), _SCORES, find_score(score))
+    return by_score(_uniform(bins, by), score)
 
 
 def mixture(first: Strategy, second: Strategy, *, weight: float = 0.5) -> Strategy:
@@ -133,7 +135,8 @@ def mixture(first: Strategy, second: Strategy, *, weight: float = 0.5) -> Strate
     `MixtureSampler` of the ActiveLearningComparison toolkit.
 
     Args:
-      first, second: any two strategies that do not need different scores.
+      first, second: any two strategies. Where they go by different scores, those of `first`
+        are had from the log-probabilities `[N, K, C]`, which are then needed, too.
       weight: share of `first`, in [0, 1].
 
     Returns:
@@ -142,17 +145,21 @@ def mixture(first: Strategy, second: Strategy, *, weight: float = 0.5) -> Strate
       with their default options.
 
     Raises:
-      ValueError: `weight` outside [0, 1], two strategies with scores, or with settings for
-        what provides their needs, that differ.
+      ValueError: `weight` outside [0, 1], two strategies with different scores of labelled
+        examples, or with settings for what provides their needs that differ.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be between 0 and 1, got {weight}")
-    scores = [each.score for each in (first, second) if each.score is not None]
-    if len(set(scores)) > 1:
+    if first.score is not None and second.score not in (None, first.score):
+        if "labelled_scores" in first.needs:
+            second = from_log_probs(second)
+        else:
+            first = from_log_probs(first)
+    scores = {each.score for each in (first, second)} - {None}
+    if len(scores) > 1:
         raise ValueError(
-            "a mixture hands one array of scores to both of its strategies, and these two have "
-            "different score functions; random_mix, uncertainty_mix or a score of your own that "
-            "combines both may do"
+            "both strategies of a mixture need scores of the labelled examples, and of different "
+            "functions; there is one array of them"
         )
     settings = dict(first.settings) | dict(second.settings)
     if settings != dict(second.settings) | dict(first.settings):
@@ -164,7 +171,7 @@ def mixture(first: Strategy, second: Strategy, *, weight: float = 0.5) -> Strate
     return Strategy(
         _mixture(first, second, float(weight)),
         first.needs | second.needs,
-        score=scores[0] if scores else None,
+        score=next(iter(scores), None),
         host=first.host or second.host,
         settings=tuple(settings.items()),
         min_samples=max(first.min_samples, second.min_samples),

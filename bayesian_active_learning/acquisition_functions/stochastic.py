@@ -14,32 +14,31 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from bayesian_active_learning.acquisition_functions.epig import epig
-from bayesian_active_learning.acquisition_functions.scores import find_score
+from bayesian_active_learning.acquisition_functions.by_score import AnyScore, by_score
 from bayesian_active_learning.acquisition_functions.selection import (
     highest,
     needed,
     row_gumbel,
     sortable,
 )
-from bayesian_active_learning.types import Array, Candidates, Key, Score, Selection, Strategy
+from bayesian_active_learning.types import Array, Candidates, Key, Selection, Strategy
 from bayesian_active_learning.utils import check_positive
 
 
-def power(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
+def power(score: AnyScore = "bald", *, beta: float = 1.0) -> Strategy:
     """Draws with probabilities proportional to s^beta: PowerBALD, PowerEntropy and so on.
 
-    Scores are taken for nonnegative, as all in `SCORES` are; one below 0 by rounding counts
+    Scores are taken for nonnegative, as all that have names are; one below 0 by rounding counts
     as 0. A score of 0 has no chance by this rule: such candidates come after all others,
     in random order, and are reported as filler.
 
     Args:
-      score: a name in `SCORES`, "epig", or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
       beta: inverse temperature, above 0; near 0 the draws are uniform over the positive
         scores, at infinity they are the ranking.
 
     Returns:
-      A strategy that needs "scores"; for "epig" the log-probabilities of candidates and targets.
+      A strategy that needs "scores", or what a score of `CANDIDATE_SCORES` needs.
       `Selection.scores` are the scores themselves.
 
     Raises:
@@ -48,18 +47,18 @@ def power(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
     return _stochastic("power", score, beta)
 
 
-def softmax(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
+def softmax(score: AnyScore = "bald", *, beta: float = 1.0) -> Strategy:
     """Draws with probabilities proportional to exp(beta s); any real scores will do.
 
     beta is per unit of the score: BALD's scores lie within a nat or so of each other, which
     at beta = 1 is not far from uniform.
 
     Args:
-      score: a name in `SCORES`, "epig", or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
       beta: inverse temperature, above 0, per unit of the score.
 
     Returns:
-      A strategy that needs "scores"; for "epig" the log-probabilities of candidates and targets.
+      A strategy that needs "scores", or what a score of `CANDIDATE_SCORES` needs.
       `Selection.scores` are the scores themselves.
 
     Raises:
@@ -68,18 +67,18 @@ def softmax(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
     return _stochastic("softmax", score, beta)
 
 
-def softrank(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
+def softrank(score: AnyScore = "bald", *, beta: float = 1.0) -> Strategy:
     """Draws with probabilities proportional to rank^-beta, the highest score having rank 1.
 
     Only the order of the scores matters. Ranks are among the unmasked; equal scores share
     the mean of their ranks, and so have equal chances, whatever their positions.
 
     Args:
-      score: a name in `SCORES`, "epig", or a function `[N, K, C] -> [N]`.
+      score: a name in `SCORES` or `CANDIDATE_SCORES`, or a function `[N, K, C] -> [N]`.
       beta: inverse temperature, above 0.
 
     Returns:
-      A strategy that needs "scores"; for "epig" the log-probabilities of candidates and targets.
+      A strategy that needs "scores", or what a score of `CANDIDATE_SCORES` needs.
       `Selection.scores` are the scores themselves.
 
     Raises:
@@ -88,33 +87,15 @@ def softrank(score: str | Score = "bald", *, beta: float = 1.0) -> Strategy:
     return _stochastic("softrank", score, beta)
 
 
-def _stochastic(rule: str, score: str | Score, beta: float) -> Strategy:
+def _stochastic(rule: str, score: AnyScore, beta: float) -> Strategy:
     check_positive(beta=beta)
-    if score == "epig":  # which looks at targets, too
-        needs = frozenset({"log_probs", "target_log_probs"})
-        return Strategy(_select_epig(rule, float(beta)), needs, min_samples=2)
-    return Strategy(
-        select=_select(rule, float(beta)), needs=frozenset({"scores"}), score=find_score(score)
-    )
+    return by_score(_select(rule, float(beta)), score)
 
 
 @functools.lru_cache(maxsize=256)
 def _select(rule: str, beta: float) -> Callable[..., Selection]:
     """One function for all scores under a rule and beta: it compiles once."""
     return functools.partial(_draw, rule, beta)
-
-
-@functools.lru_cache(maxsize=256)
-def _select_epig(rule: str, beta: float) -> Callable[..., Selection]:
-    return functools.partial(_draw_by_epig, rule, beta)
-
-
-def _draw_by_epig(
-    rule: str, beta: float, key: Key, candidates: Candidates, *, batch_size: int
-) -> Selection:
-    """The key is consumed."""
-    scores = epig(needed(candidates, "log_probs"), needed(candidates, "target_log_probs"))
-    return _draw(rule, beta, key, candidates._replace(scores=scores), batch_size=batch_size)
 
 
 def _draw(
