@@ -4,6 +4,7 @@
 checks are eager, on the host.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from bayesian_active_learning.acquisition_functions.selection import PER_CANDIDATE
@@ -123,7 +124,7 @@ def _check(
     if getattr(candidates, name) is None:
         return
     values = np.asarray(getattr(candidates, name))
-    if not values.size or not np.issubdtype(values.dtype, np.floating):
+    if not values.size or not jnp.issubdtype(values.dtype, jnp.floating):
         return
     values = values.reshape(len(values), -1)
     if name.startswith("labelled_") and candidates.labelled_mask is not None:
