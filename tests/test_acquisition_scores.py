@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ SCORES = {
 COMPILED = {name: jax.jit(score) for name, score in SCORES.items()}  # eager calls are slow
 SIZES = [(num_classes, num_samples) for num_classes in (2, 10, 1000) for num_samples in (1, 2, 100)]
 each_score = pytest.mark.parametrize("name", SCORES)
+pytestmark = pytest.mark.filterwarnings("ignore:bald. with one posterior sample:UserWarning")
 
 
 def reference(name: str, log_probs: np.ndarray) -> np.ndarray:
@@ -386,6 +389,18 @@ def test_one_sample_is_too_few_for_disagreement(zero: str) -> None:
         af.check_samples(zero, 1)
     with pytest.warns(UserWarning, match=f"^power:beta=8: with one .* {zero} is identically 0"):
         af.check_samples("power:beta=8", 1, SCORES[zero])
+
+
+@pytest.mark.parametrize("score", [af.bald, jax.jit(af.bald)])
+def test_bald_of_one_sample_warns(score: Any) -> None:
+    log_probs = random_log_probs(1, 4)
+    with pytest.warns(UserWarning, match=r"^bald: with one .* \(K = 1\) bald is") as found:
+        score(log_probs)
+    assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not np.asarray(af.decompose(log_probs).epistemic).any()  # 0 is what it is
+        score(random_log_probs(2, 4))
 
 
 def test_no_warning_where_samples_suffice() -> None:

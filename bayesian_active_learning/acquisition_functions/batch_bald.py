@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bayesian_active_learning.acquisition_functions import joint, joint_greedy
-from bayesian_active_learning.acquisition_functions.scores import bald
+from bayesian_active_learning.acquisition_functions.scores import mutual_information
 from bayesian_active_learning.acquisition_functions.selection import needed
 from bayesian_active_learning.types import (
     Array,
@@ -119,7 +119,7 @@ def _information(key: Key, log_probs: Array, *, max_exact: int, num_configs: int
         (table, _) = jax.lax.scan(draw_one, table, (keys[:num_exact], probs[:num_exact]))
         _, rest = jax.lax.scan(draw_one, table, (keys[num_exact:], probs[num_exact:]))
         repeated = jnp.concatenate([repeated, rest])
-    return bald(log_probs) - repeated
+    return mutual_information(log_probs) - repeated
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "max_exact", "num_configs"))
@@ -127,7 +127,7 @@ def _select(
     key: Key, candidates: Candidates, *, batch_size: int, max_exact: int, num_configs: int
 ) -> Selection:
     log_probs = needed(candidates, "log_probs")
-    scores = bald(log_probs)
+    scores = mutual_information(log_probs)
     prior = joint.prior(log_probs.shape[1], log_probs.dtype)
 
     def gains(key: Key, table: joint.Table) -> Callable[[Array, Array], Array]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from bayesian_active_learning.acquisition_functions.distances import METRICS
 from bayesian_active_learning.acquisition_functions.k_center import coreset
 from bayesian_active_learning.acquisition_functions.scores import (
-    bald,
+    mutual_information,
     variation_ratios_mode,
     vote_counts,
 )
@@ -86,7 +86,7 @@ def consensus_kl(log_probs: ArrayLike) -> Array:
     Raises:
       ValueError: the shape is not `[N, E, C]` or the dtype not floating point.
     """
-    return bald(log_probs)
+    return mutual_information(log_probs)
 
 
 _DISAGREEMENTS = {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bayesian_active_learning.acquisition_functions import joint, joint_greedy
-from bayesian_active_learning.acquisition_functions.scores import bald
+from bayesian_active_learning.acquisition_functions.scores import mutual_information
 from bayesian_active_learning.acquisition_functions.selection import highest, needed, sortable
 from bayesian_active_learning.types import (
     Array,
@@ -191,7 +191,7 @@ def _select_batch(
         exact=exact,
         sampled=sampled,
         num_exact=joint.num_exact(log_probs.shape[2], max_exact // (num_targets * num_labels)),
-        bounds=bald(log_probs),
+        bounds=mutual_information(log_probs),
         decreasing=False,
     )
     return joint_greedy.greedy_batch(

@@ -37,9 +37,19 @@ def bald(log_probs: ArrayLike) -> Array:
     Returns:
       `[N]` nats.
 
+    Warns:
+      UserWarning: K = 1 (under `jit` when traced).
+
     Raises:
       ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
     """
+    if _checked(log_probs).shape[1] == 1:
+        warnings.warn(_one_sample("bald", "bald"), UserWarning, stacklevel=2)
+    return mutual_information(log_probs)
+
+
+def mutual_information(log_probs: ArrayLike) -> Array:
+    """`bald`, for those who do not rank by it: no warning at K = 1."""
     log_probs = _checked(log_probs)
     log_mean = log_mean_exp(log_probs, axis=1)[:, None, :]  # [N, 1, C]
     # A class that no sample gives any mass must not become -inf - -inf.
@@ -282,7 +292,9 @@ def decompose(log_probs: ArrayLike) -> Uncertainty:
     Raises:
       ValueError: the shape is not `[N, K, C]` or the dtype not floating point.
     """
-    return Uncertainty(max_entropy(log_probs), expected_entropy(log_probs), bald(log_probs))
+    return Uncertainty(
+        max_entropy(log_probs), expected_entropy(log_probs), mutual_information(log_probs)
+    )
 
 
 def find_score(score: str | Score) -> Score:
@@ -321,13 +333,15 @@ def check_samples(name: str, num_samples: int, score: Score | None = None) -> No
     check_positive(num_samples=num_samples)
     for zero, function in _DISAGREEMENT.items():
         if num_samples == 1 and (score is function or (score is None and name == zero)):
-            warnings.warn(
-                f"{name}: with one posterior sample (K = 1) {zero} is identically 0, for it "
-                "measures how samples disagree, so the candidates are not ranked at all; use "
-                "more samples, or max_entropy, margin or least_confidence",
-                UserWarning,
-                stacklevel=2,
-            )
+            warnings.warn(_one_sample(name, zero), UserWarning, stacklevel=2)
+
+
+def _one_sample(name: str, zero: str) -> str:
+    return (
+        f"{name}: with one posterior sample (K = 1) {zero} is identically 0, for it measures how "
+        "samples disagree, so the candidates are not ranked at all; use more samples, or "
+        "max_entropy, margin or least_confidence"
+    )
 
 
 def vote_counts(log_probs: ArrayLike) -> Array:
