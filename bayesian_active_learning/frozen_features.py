@@ -490,10 +490,13 @@ def _events(
             break
         rows, scores, valid, filler = (field[number] for field in record.selection)
         wanted = min(len(rows), budget - count)
-        if np.isnan(scores[:wanted]).any() or not valid[:wanted].all():
+        if not valid[:wanted].all():
+            raise RunError(f"{where}, round {number}, {count} labels: nothing is left to choose")
+        bad = ~np.isfinite(scores[:wanted])
+        if bad.any():
             raise RunError(
-                f"{where}, round {number}, {count} labels: the scores are NaN, or nothing is "
-                "left to choose"
+                f"{where}, round {number}, {count} labels: the scores of rows "
+                f"{', '.join(map(str, rows[:wanted][bad].tolist()))} are NaN or infinite"
             )
         rows = rows[:wanted]
         state, query = oracle.ask(

@@ -3,8 +3,8 @@
 import argparse
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayesian_active_learning.history import History
@@ -27,6 +27,19 @@ def exit_status(work: Callable[[], int], *, when_stopped: str | None = None) -> 
     except (ValueError, RuntimeError, ArithmeticError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+
+def print_table(table: Mapping[str, Any]) -> None:
+    """Names with their summaries, papers, and options with defaults."""
+    from bayesian_active_learning.specs import defaults
+
+    width = max(map(len, table))
+    for name, spec in table.items():
+        paper = "" if spec.paper == "none" else f" ({spec.paper})"
+        print(f"{name:{width}}  {spec.summary}{paper}")
+        settings = ",".join(f"{key}={value}" for key, value in defaults(spec.make).items())
+        if settings:
+            print(f"{'':{width}}  {name}:{settings}")
 
 
 def add_run_options(group: argparse._ArgumentGroup) -> None:

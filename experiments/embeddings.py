@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.command import add_run_options, exit_status
+from experiments.command import add_run_options, exit_status, print_table
 from experiments.options import SEEDS_HELP, parse_seeds
 from experiments.output import report
 
@@ -57,7 +57,6 @@ def parser() -> argparse.ArgumentParser:
     add = root.add_argument_group("what to compare").add_argument
     add(
         "--data",
-        required=True,
         metavar="NAME",
         help="npz:PATH with features and labels (see data_utils.load_npz), or any other data set, "
         "whose inputs are flattened",
@@ -67,9 +66,10 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=["margin", "bald", "epig", "random", "greedy_oracle"],
-        help="acquisition functions, name or name:key=value; greedy_oracle looks at the labels and "
-        "is an upper bound (default: %(default)s)",
+        help="acquisition functions, name or name:key=value (see --list-acquisitions); "
+        "greedy_oracle looks at the labels and is an upper bound (default: %(default)s)",
     )
+    add("--list-acquisitions", action="store_true", help="list those that run here, and exit")
     add("--seeds", nargs="+", metavar="N", default=["20"], help=f"{SEEDS_HELP} (default: 20)")
     add("--labels", type=int, default=80, metavar="N", help="label budget (default: 80)")
 
@@ -102,23 +102,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     say: Callable[[str], object] = (lambda text: None) if options.quiet else print
     return exit_status(
-        lambda: _run(options, say),
+        lambda: _list() if options.list_acquisitions else _run(options, say),
         when_stopped="Stopped. The same command goes on from the finished seeds.",
     )
 
 
+def _list() -> int:
+    from bayesian_active_learning.acquisition_functions import (
+        STRATEGIES,
+        UPPER_BOUNDS,
+        make_strategy,
+    )
+    from bayesian_active_learning.frozen_features import PROVIDED
+
+    table = {**STRATEGIES, **UPPER_BOUNDS}
+    print_table(
+        {name: spec for name, spec in table.items() if make_strategy(name, table).needs <= PROVIDED}
+    )
+    return 0
+
+
 def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
+    if options.data is None:
+        raise ValueError("--data is needed: npz:PATH with features and labels, or a data set")
     seeds = parse_seeds(options.seeds)
     if options.processes is not None and options.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {options.processes}")
 
-    from bayesian_active_learning import frozen_features, history, specs
-    from bayesian_active_learning.acquisition_functions import STRATEGIES, UPPER_BOUNDS
+    from bayesian_active_learning import frozen_features, history
+    from bayesian_active_learning.acquisition_functions import STRATEGIES, UPPER_BOUNDS, canonical
 
     table = {**STRATEGIES, **UPPER_BOUNDS}
-    options.acquisition = [
-        specs.canonical(spec, table, "acquisition function") for spec in options.acquisition
-    ]
+    options.acquisition = [canonical(spec, table) for spec in options.acquisition]
     dataset = _dataset(options.data, options.data_dir, options.scaling)
     facts = frozen_features.identity(_config(options), dataset)
     if options.output_dir is None:

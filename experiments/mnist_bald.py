@@ -9,10 +9,10 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.command import exit_status
+from experiments.command import exit_status, print_table
 from experiments.options import PRESETS, changes, given_settings, parse_seeds, parser
 from experiments.output import report
 
@@ -43,16 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _list(options: argparse.Namespace) -> int:
     from bayesian_active_learning.acquisition_functions import STRATEGIES
     from bayesian_active_learning.posteriors import POSTERIORS
-    from bayesian_active_learning.specs import defaults
 
-    table: Mapping[str, Any] = STRATEGIES if options.list_acquisitions else POSTERIORS
-    width = max(map(len, table))
-    for name, spec in table.items():
-        paper = "" if spec.paper == "none" else f" ({spec.paper})"
-        print(f"{name:{width}}  {spec.summary}{paper}")
-        settings = ",".join(f"{key}={value}" for key, value in defaults(spec.make).items())
-        if settings:
-            print(f"{'':{width}}  {name}:{settings}")
+    print_table(STRATEGIES if options.list_acquisitions else POSTERIORS)
     return 0
 
 
@@ -62,14 +54,11 @@ def _run(options: argparse.Namespace, say: Callable[[str], object]) -> int:
     labels = preset.labels if options.labels is None else options.labels
     strength = _weight_decay(options.weight_decay)
 
-    from bayesian_active_learning import data_utils, experiment, history, specs, training
-    from bayesian_active_learning.acquisition_functions import STRATEGIES, make_strategy
+    from bayesian_active_learning import data_utils, experiment, history, training
+    from bayesian_active_learning.acquisition_functions import canonical, make_strategy
 
     # One cell however it is spelt; unknown ones are refused before any data is read.
-    acquisitions = tuple(
-        specs.canonical(spec, STRATEGIES, "acquisition function")
-        for spec in options.acquisition or preset.acquisition
-    )
+    acquisitions = tuple(map(canonical, options.acquisition or preset.acquisition))
     for function in acquisitions:
         make_strategy(function)
     settings, fit = changes(options)

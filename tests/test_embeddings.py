@@ -64,9 +64,18 @@ def test_images_are_flattened(tmp_path: pathlib.Path, capsys):
     assert embeddings.main([*command, "--fresh", "--quiet"]) == 0
 
 
+def test_list_acquisitions(capsys):
+    """Only what runs here, the upper bound included."""
+    assert embeddings.main(["--list-acquisitions"]) == 0
+    names = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] != " "}
+    assert {"bald", "greedy_oracle", "bait"} <= names
+    assert names.isdisjoint({"qbc", "vaal", "vae_coreset"})
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ([], "--data is needed: npz:PATH"),
         (["--data", "npz:nowhere.npz"], "nowhere.npz"),
         (["--data", "digits", "--acquisition", "bold"], "unknown acquisition function 'bold'"),
         (["--data", "digits", "--acquisition", "vaal"], "vaal needs unlabelled_log_odds"),

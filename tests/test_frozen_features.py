@@ -88,6 +88,65 @@ def test_scores_are_those_of_the_samples(data):
     )
 
 
+def test_what_strategies_are_given_is_what_it_is_called(data):
+    """Every field of the third round, from the head and its samples, and by `grad`."""
+    number, count = 2, 16
+    everything = Strategy(lambda *_: None, frozenset(PROVIDED), af.margin)
+    splits = frozen_features._splits(CONFIG, data, 0)
+    plan = frozen_features._plan(CONFIG, everything, splits, 0, 4)
+    shape = frozen_features._Shape(CONFIG, 10, 60, 7)
+    rows = np.zeros(BUDGET, np.int32)
+    rows[:count] = [*splits.initial, *np.asarray(plan.pool[122:128])]
+    arrays = frozen_features._arrays(CONFIG, data)
+    _, _, given = frozen_features._prepare_jitted(
+        everything, shape, arrays, plan, jnp.asarray(rows), jnp.int32(count), jnp.int32(number)
+    )
+    images, labels = np.asarray(data.images[:]), np.asarray(data.labels)
+    inputs = np.column_stack([images, np.full(len(images), CONFIG.bias, np.float32)])
+    head = fit_logistic(
+        inputs[rows],
+        labels[rows],
+        np.arange(BUDGET) < count,
+        num_classes=10,
+        prior_precision=CONFIG.prior_precision,
+        posterior_precision=CONFIG.posterior_precision,
+    )
+    samples = sample_logistic(protocol.round_keys(0, number).score, head, CONFIG.num_samples)
+    at = np.asarray(given.rows)
+    np.testing.assert_array_equal(at, np.take(plan.pool, np.arange(120, 180), mode="wrap"))
+    assert np.flatnonzero(~np.asarray(given.mask)).tolist() == [2, 3, 4, 5, 6, 7]
+
+    def log_probs(of):
+        return jax.nn.log_softmax(jnp.einsum("nd,kdc->nkc", inputs[of], samples))
+
+    def loss(x):
+        logits = jnp.append(x, CONFIG.bias) @ head.weights
+        return -jax.nn.log_softmax(logits)[jnp.argmax(logits)]
+
+    targets = np.asarray(plan.targets)[14:21]
+    assert set(targets) <= set(splits.pool.tolist())
+    mode = np.asarray(jax.nn.log_softmax(inputs @ np.asarray(head.weights)))
+    for name, expected in {
+        "scores": af.margin(log_probs(at)),
+        "log_probs": log_probs(at),
+        "predictions": mode[at],
+        "features": images[at],
+        "input_gradients": jnp.abs(jax.vmap(jax.grad(loss))(images[at])).sum(axis=1),
+        "labels": labels[at],
+        "labelled_mask": np.arange(BUDGET) < count,
+        "labelled_labels": np.where(np.arange(BUDGET) < count, labels[rows], 0),
+        "labelled_scores": af.margin(log_probs(rows)),
+        "labelled_predictions": mode[rows],
+        "labelled_features": images[rows],
+        "target_log_probs": log_probs(targets),
+        "target_labels": labels[targets],
+    }.items():
+        np.testing.assert_allclose(getattr(given, name), expected, rtol=1e-3, atol=1e-3)
+        assert np.std(np.asarray(expected, float)) > 0
+    known = {name for name in given._fields if getattr(given, name) is not None}
+    assert known == {*PROVIDED, "rows", "mask"}
+
+
 TABLE = {**af.STRATEGIES, **af.UPPER_BOUNDS}
 # One of each kind of needs, and of what runs on the host: `make test-all` takes every name.
 KINDS = ("badge", "batch_bald", "coreset", "epig", "greedy_oracle", "input_gradient", "kmeans")
@@ -173,7 +232,8 @@ def test_the_oracle_is_an_upper_bound_on_the_test_rows(data):
 
 def test_nan_is_not_asked_for(data):
     broken = af.top_k(lambda log_probs: jnp.full(len(log_probs), jnp.nan))
-    with pytest.raises(RunError, match="broken, seed 0, round 0, 10 labels: the scores are NaN"):
+    message = r"broken, seed 0, round 0, 10 labels: the scores of rows \d+, \d+, \d+ are NaN or"
+    with pytest.raises(RunError, match=message):
         go(data, "broken", strategies={"broken": broken})
 
 

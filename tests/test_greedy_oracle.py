@@ -86,6 +86,8 @@ def test_is_refused_where_labels_are_asked_for():
     with pytest.raises(ValueError, match="greedy_oracle looks at the labels it chooses among"):
         af.make_strategy("greedy_oracle")
     with pytest.raises(ValueError, match="greedy_oracle looks at the labels it chooses among"):
+        af.canonical("greedy_oracle")  # what the command does first
+    with pytest.raises(ValueError, match="greedy_oracle looks at the labels it chooses among"):
         go("greedy_oracle", labels=15)
     with pytest.raises(ValueError, match="needs labels, target_labels, which is not provided"):
         go("best", labels=15, config=CONFIG, strategies={"best": af.greedy_oracle()})

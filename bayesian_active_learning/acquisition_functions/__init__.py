@@ -69,6 +69,7 @@ from bayesian_active_learning.acquisition_functions.selection import select_batc
 from bayesian_active_learning.acquisition_functions.stochastic import power, softmax, softrank
 from bayesian_active_learning.acquisition_functions.strategies import (
     STRATEGIES,
+    canonical,
     make_strategy,
 )
 from bayesian_active_learning.acquisition_functions.uncertainty_weighted import uwe
@@ -87,6 +88,7 @@ __all__ = [
     "bald",
     "batch_bald",
     "batch_epig",
+    "canonical",
     "check_log_probs",
     "check_samples",
     "cluster_margin",

@@ -236,10 +236,24 @@ def make_strategy(spec: str, table: Mapping[str, StrategySpec] = STRATEGIES) -> 
       ValueError: an unknown name or option (the known ones are listed), a malformed,
         repeated or missing option, or a value of the wrong type.
     """
+    _refuse_upper_bounds(spec, table)
+    return specs.make(spec, table, "acquisition function")
+
+
+def canonical(spec: str, table: Mapping[str, StrategySpec] = STRATEGIES) -> str:
+    """The one way to write what `spec` names: options in order, none that has its default.
+
+    Raises:
+      ValueError: as `make_strategy` does of names and options.
+    """
+    _refuse_upper_bounds(spec, table)
+    return specs.canonical(spec, table, "acquisition function")
+
+
+def _refuse_upper_bounds(spec: str, table: Mapping[str, StrategySpec]) -> None:
     name = spec.partition(":")[0]
     if name in UPPER_BOUNDS and name not in table:
         raise ValueError(
             f"{name} looks at the labels it chooses among: it is an upper bound for comparisons, "
             "in experiments.embeddings alone"
         )
-    return specs.make(spec, table, "acquisition function")
