@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -30,7 +31,15 @@ from bayesian_active_learning import (
 from bayesian_active_learning.acquisition_functions import acquire, make_strategy, select_batch
 from bayesian_active_learning.data_utils import Dataset, Splits, pool_subset
 from bayesian_active_learning.protocol import Config, Keys, round_keys
-from bayesian_active_learning.types import Model, Posterior, Score, Selection, Strategy, Variables
+from bayesian_active_learning.types import (
+    Candidates,
+    Model,
+    Posterior,
+    Score,
+    Selection,
+    Strategy,
+    Variables,
+)
 from bayesian_active_learning.utils import pad_rows, round_up, seven_digits
 
 PARAMETERS = "params.npz"  # in a cell's directory, on request
@@ -112,7 +121,11 @@ class MemoryLog:
 
 
 class Clock:
-    """Seconds by round and phase, in a file of their own: results must not differ by them."""
+    """Seconds by round and phase, in a file of their own: results must not differ by them.
+
+    fit, evaluate, provide (what the strategy needs: samples, networks for the choice alone) and
+    acquire (its choice).
+    """
 
     def __init__(self, path: str | os.PathLike | None):
         self._path, self._started = path, time.perf_counter()
@@ -248,7 +261,9 @@ def _rounds(context: Context, task: Task) -> Generator[_Work, Any, None]:
             return
         situation = _situation(cell, now, network, oracle.pool_rows(state))
         known = yield _Work("sample", cell, now, network=network, situation=situation)
-        state, query = _ask(cell, now, situation, known, state, wanted, log)
+        candidates = _collected(cell, now, situation, known)
+        clock.lap(number, "provide")
+        state, query = _ask(cell, now, candidates, state, wanted, log)
         clock.lap(number, "acquire")
         answers = np.asarray(context.oracle(query.rows))
         state = oracle.tell(state, query.id, query.rows, answers)
@@ -544,26 +559,32 @@ def _wanted(cell: _Cell, state: oracle.LabelState, now: _Now, log: Any) -> int:
     return min(cell.context.config.acquisition_size, left, len(oracle.pool_rows(state)))
 
 
-def _ask(
-    cell: _Cell,
-    now: _Now,
-    situation: providers.Situation,
-    known: Mapping[str, Any],
-    state: oracle.LabelState,
-    wanted: int,
-    log: Any,
-) -> tuple[oracle.LabelState, oracle.Query]:
-    """Chooses `wanted` rows and records the query."""
-    config, strategy = cell.context.config, cell.strategy
+@contextlib.contextmanager
+def _choosing(now: _Now) -> Iterator[None]:
+    """Whatever the choice fails of is said with its place."""
     try:
-        candidates = providers.collect(now.keys.score, now.keys.provide, situation, strategy, known)
-        selection = select_batch(
-            strategy, now.keys.select, candidates, batch_size=config.acquisition_size
-        )
-        selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
-        picked = acquire(selection, candidates)
+        yield
     except (ValueError, ArithmeticError, ImportError) as error:
         raise RunError(f"{now.where}: {error}") from error
+
+
+def _collected(
+    cell: _Cell, now: _Now, situation: providers.Situation, known: Mapping[str, Any]
+) -> Candidates:
+    with _choosing(now):
+        found = providers.collect(now.keys.score, now.keys.provide, situation, cell.strategy, known)
+        return jax.block_until_ready(found)  # or the choice would be charged for it
+
+
+def _ask(
+    cell: _Cell, now: _Now, candidates: Candidates, state: oracle.LabelState, wanted: int, log: Any
+) -> tuple[oracle.LabelState, oracle.Query]:
+    """Chooses `wanted` rows and records the query."""
+    size = cell.context.config.acquisition_size
+    with _choosing(now):
+        selection = select_batch(cell.strategy, now.keys.select, candidates, batch_size=size)
+        selection = Selection(*(np.asarray(field)[:wanted] for field in selection))
+        picked = acquire(selection, candidates)
     scores = [seven_digits(x) for x in selection.scores[selection.valid]]
     asked, query = oracle.ask(state, picked, scores, round=now.number)
     logged = log.record(oracle.query_event(query, selection.filler[selection.valid]))

@@ -214,7 +214,7 @@ def test_the_log_says_what_happened_in_order(finished: pathlib.Path):
     clock = [
         json.loads(line) for line in (finished / "bald/0/clock.jsonl").read_text().splitlines()
     ]
-    assert {line["phase"] for line in clock} == {"fit", "evaluate", "acquire"}
+    assert {line["phase"] for line in clock} == {"fit", "evaluate", "provide", "acquire"}
 
 
 def test_a_directory_holds_what_a_run_in_memory_returns(finished: pathlib.Path):
