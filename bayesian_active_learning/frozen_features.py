@@ -56,6 +56,7 @@ class FrozenConfig(NamedTuple):
     prior_precision: float = 0.03  # of the head's weights, for their mode
     posterior_precision: float = 1.0  # and for the posterior around it
     bias: float = 0.1  # the constant feature: the smaller, the narrower the prior of the bias
+    num_initial: int = 0  # rows of a cold start; 0 = as many as num_initial_per_class makes
 
 
 PROVIDED = frozenset(
@@ -178,6 +179,9 @@ def run(
 
 def identity(config: FrozenConfig, dataset: Dataset) -> dict[str, Any]:
     """What a run directory is named by and refuses to change: plain JSON values."""
+    settings = config._asdict()
+    if not config.num_initial:  # younger than some runs, which go on
+        del settings["num_initial"]
     return {
         "dataset": dataset.name,
         "content_hash": dataset.content_hash,
@@ -185,7 +189,7 @@ def identity(config: FrozenConfig, dataset: Dataset) -> dict[str, Any]:
         "model": "logistic",
         "posterior": "laplace",
         "num_validation": 0,
-        **config._asdict(),
+        **settings,
     }
 
 
@@ -222,9 +226,10 @@ def _check(config: FrozenConfig, dataset: Dataset, labels: int) -> None:
         prior_precision=config.prior_precision,
         posterior_precision=config.posterior_precision,
     )
-    for name in ("pool_size", "initial_pool_size", "num_test_samples", "bias"):
+    for name in ("num_initial", "pool_size", "initial_pool_size", "num_test_samples", "bias"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    protocol.check_initial(config.initial, config.num_initial)
     if len(dataset.images.shape) != 2:
         raise ValueError(
             f"expected features [N, D], got inputs {list(dataset.images.shape)}; images are for "
@@ -262,6 +267,7 @@ def _splits(config: FrozenConfig, dataset: Dataset, seed: int) -> Splits:
         num_validation=0,
         pool_size=config.initial_pool_size,
         initial=config.initial,
+        num_initial=config.num_initial,
     )
     return protocol.seed_splits(settings, dataset, seed)
 

@@ -38,11 +38,17 @@ class Config(NamedTuple):
     posterior: str = "mc_dropout"  # see posteriors.POSTERIORS
     initial: str = "balanced"  # over classes; or a strategy that looks at the inputs alone
     precision: str = "float32"  # of the network's matrix products, see models.with_precision
+    num_initial: int = 0  # rows of a cold start; 0 = as many as num_initial_per_class makes
 
 
 # Younger than some runs: at their defaults they are left out of the identity, so that
 # those runs go on.
-_YOUNGER = {"posterior": "mc_dropout", "initial": "balanced", "precision": "float32"}
+_YOUNGER = {
+    "posterior": "mc_dropout",
+    "initial": "balanced",
+    "precision": "float32",
+    "num_initial": 0,
+}
 
 
 class Keys(NamedTuple):
@@ -110,7 +116,7 @@ def check_config(config: Config) -> None:
         num_test_samples=config.num_test_samples,
         learning_rate=config.learning_rate,
     )
-    for name in ("num_initial_per_class", "num_validation", "pool_size"):
+    for name in ("num_initial_per_class", "num_initial", "num_validation", "pool_size"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
     check_one_of("precision", config.precision, PRECISIONS)
@@ -124,12 +130,22 @@ def check_config(config: Config) -> None:
         )
     if config.warm_start and config.posterior.partition(":")[0] == "ensemble":
         raise ValueError("an ensemble starts fresh every round: it has no warm start")
-    if config.initial != "balanced":
-        cold_start.check_initial(config.initial)
+    check_initial(config.initial, config.num_initial)
     if not math.isfinite(config.learning_rate):
         raise ValueError(f"learning_rate must be finite, got {config.learning_rate}")
     if config.fit.monitor != "none" and not config.num_validation:
         raise ValueError(f"monitor {config.fit.monitor!r} needs num_validation above 0")
+
+
+def check_initial(initial: str, num_initial: int) -> None:
+    """Raises ValueError for an initial set that nothing can choose."""
+    if initial != "balanced":
+        cold_start.check_initial(initial)
+    elif num_initial:
+        raise ValueError(
+            f"num_initial={num_initial} is for initial sets chosen without labels; a balanced one "
+            "has num_initial_per_class rows of each class"
+        )
 
 
 def check_cells(acquisitions: Sequence[str], seeds: Sequence[int]) -> None:
@@ -179,9 +195,9 @@ def seed_splits(
 ) -> Splits:
     """The rows that `run` uses for a seed, the same for every acquisition function.
 
-    With another `initial` than "balanced" there are as many initial rows, but no label is
-    looked at to choose them; `initial` are then the rows that were chosen already, since
-    another version of a clustering library might choose others.
+    With another `initial` than "balanced" there are as many initial rows, or `num_initial`, but
+    no label is looked at to choose them; `initial` are then the rows that were chosen already,
+    since another version of a clustering library might choose others.
     """
     balanced = config.initial == "balanced"
     splits = make_splits(
@@ -195,7 +211,7 @@ def seed_splits(
     )
     if balanced:
         return splits
-    count = config.num_initial_per_class * dataset.num_classes
+    count = config.num_initial or config.num_initial_per_class * dataset.num_classes
     if not count:
         return splits
     chosen = initial

@@ -29,6 +29,7 @@ _POLL = 0.3  # seconds between two looks at what is finished
 # a test compares them with `frozen_features.FrozenConfig`.
 SETTINGS: dict[str, tuple[Any, str]] = {
     "num_initial_per_class": (2, "times classes: rows in the initial set"),
+    "num_initial": (0, "or rows in it, for those that look at no label; 0 = as above"),
     "initial": (
         "typiclust",
         "the initial set, by the features alone: typiclust, kmeans, probcover, coreset, "

@@ -68,6 +68,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "num_test_samples": (20, "posterior samples when evaluating"),
     "pool_size": (2000, "random subset of the pool scored each round; 0 = the whole pool"),
     "num_initial_per_class": (2, "size of the balanced initial set, per class"),
+    "num_initial": (0, "rows of an initial set chosen without labels; 0 = as many as balanced"),
     "num_validation": (100, "validation rows, whose labels are not counted in the budget"),
     "model": (
         "convnet",

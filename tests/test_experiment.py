@@ -142,6 +142,15 @@ def test_a_pool_of_skipped_rows_ends_the_run():
     assert curve.labels.tolist() == [10, 10, 10, 10]
 
 
+def test_a_cold_start_of_any_size():
+    """Fewer rows than classes; the identity of a run without it stays what it was."""
+    config = CONFIG._replace(initial="random", num_initial=4)
+    curve = go("random", config=config, labels=9).cells["random", 0]
+    assert len(curve.initial_rows) == 4 and curve.labels.tolist() == [4, 9]
+    assert "num_initial" not in experiment.settings(CONFIG)
+    assert experiment.settings(config)["num_initial"] == 4
+
+
 def test_splits_of_ones_own_serve_every_seed():
     splits = experiment.seed_splits(CONFIG, digits(), 7)
     found = go("random", seeds=(0, 1), splits=splits).cells

@@ -188,6 +188,12 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"num_initial_per_class": -1}, "num_initial_per_class must not be negative, got -1"),
     ({"num_initial_per_class": 0}, r"initial set is empty \(seed 0\): the first fit needs labels"),
     ({"num_initial_per_class": 100}, "the initial set cannot be balanced: class 0 has"),
+    ({"num_initial": -1}, "num_initial must not be negative, got -1"),
+    ({"num_initial": 3}, "num_initial=3 is for initial sets chosen without labels; a balanced one"),
+    (
+        {"initial": "random", "num_initial": 1000},
+        "cannot choose 1000 initial rows from a pool of",
+    ),
     ({"num_validation": -1}, "num_validation must not be negative, got -1"),
     ({"num_validation": 1000}, "num_validation asks for 1000 rows, but 140 of 150"),
     ({"num_validation": 140}, "the pool is empty"),

@@ -181,6 +181,14 @@ def test_functions_of_a_seed_are_pairs(data):
     assert margin.test["nll"][-1] != random.test["nll"][-1]
 
 
+def test_a_cold_start_of_any_size(data):
+    """Fewer rows than classes; the identity of a run without it stays what it was."""
+    curve = go(data, "margin", config=CONFIG._replace(num_initial=4), labels=10).cells["margin", 0]
+    assert len(curve.initial_rows) == 4 and curve.labels.tolist() == [4, 7, 10]
+    assert "num_initial" not in frozen_features.identity(CONFIG, data)
+    assert frozen_features.identity(CONFIG._replace(num_initial=4), data)["num_initial"] == 4
+
+
 def test_posterior_metrics_come_beside_those_at_the_mode(data):
     curve = go(data, "random", config=CONFIG._replace(num_test_samples=4)).cells["random", 0]
     alone = go(data, "random").cells["random", 0]
@@ -245,6 +253,8 @@ def test_nan_is_not_asked_for(data):
         ({"bias": -1.0}, {}, "bias must not be negative, got -1.0"),
         ({"pool_size": 5}, {}, "pool_size must be at least 10, the labels asked for in all"),
         ({"initial": "bald"}, {}, "the initial set cannot be chosen by 'bald'"),
+        ({"num_initial": -1}, {}, "num_initial must not be negative, got -1"),
+        ({"initial": "balanced", "num_initial": 3}, {}, "num_initial=3 is for initial sets chosen"),
         ({}, {"labels": 5}, "budget of 5 labels is smaller than the initial set of 10"),
         ({}, {"labels": 5000}, "matrices of labelled by labelled rows, above"),
         ({}, {"labels": 1900}, "the budget asks for"),
