@@ -6,10 +6,8 @@ What happened is in the event log, which alone is enough to go on after an inter
 """
 
 import contextlib
-import json
 import os
 import pathlib
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -108,53 +106,20 @@ class _Work(NamedTuple):
     situation: providers.Situation | None = None  # of a sample
 
 
-class MemoryLog:
-    """`EventLog` without a file."""
-
-    def __init__(self) -> None:
-        self.events: tuple[Mapping[str, Any], ...] = ()
-        self.upcoming: tuple[Mapping[str, Any], ...] = ()
-
-    def record(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
-        self.events = (*self.events, event)
-        return event
-
-
-class Clock:
-    """Seconds by round and phase, in a file of their own: results must not differ by them.
-
-    fit, evaluate, provide (what the strategy needs: samples, networks for the choice alone) and
-    acquire (its choice).
-    """
-
-    def __init__(self, path: str | os.PathLike | None):
-        self._path, self._started = path, time.perf_counter()
-        self.cells = 1  # at work together, among whom the seconds are shared out
-
-    def lap(self, round: int, phase: str) -> None:
-        now = time.perf_counter()
-        seconds = (now - self._started) / self.cells
-        line = json.dumps({"round": round, "phase": phase, "seconds": seconds})
-        self._started = now
-        if self._path is not None:
-            with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
-
 @contextlib.contextmanager
 def open_cell(
     directory: Any, name: str, seed: int, *, trust_log: bool
-) -> Iterator[tuple[Any, Clock]]:
+) -> Iterator[tuple[Any, history.Clock]]:
     """The log and the clock of a cell, locked; in memory without a directory."""
     if directory is None:
-        yield MemoryLog(), Clock(None)
+        yield history.MemoryLog(), history.Clock(None)
         return
     place = history.cell_directory(directory, name, seed)
     with (
         history.cell_lock(place),
         history.EventLog(place / history.LOG, trust_log=trust_log) as log,
     ):
-        yield log, Clock(place / history.CLOCK)
+        yield log, history.Clock(place / history.CLOCK)
 
 
 class Task(NamedTuple):
@@ -166,7 +131,7 @@ class Task(NamedTuple):
     seed: int
     splits: Splits
     log: Any
-    clock: Clock
+    clock: history.Clock
     report: Callable[[int, int, float], object] | None = None
 
 
@@ -225,7 +190,7 @@ def has_ended(context: Context, log: Any) -> bool:
 
 
 def _parameters_of(log: Any) -> pathlib.Path | None:
-    return None if isinstance(log, MemoryLog) else log.path.parent / PARAMETERS
+    return None if isinstance(log, history.MemoryLog) else log.path.parent / PARAMETERS
 
 
 def _rounds(context: Context, task: Task) -> Generator[_Work, Any, None]:
@@ -362,7 +327,7 @@ def refit(
     result = _alone(work) if width == 1 else _together(context, [work], width, ())[0]
     if isinstance(result, RunError):
         raise result
-    return _fitted(cell, last, result, MemoryLog())
+    return _fitted(cell, last, result, history.MemoryLog())
 
 
 def _cell(context: Context, name: str, strategy: Strategy, seed: int, splits: Splits) -> _Cell:

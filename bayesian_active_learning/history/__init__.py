@@ -5,6 +5,7 @@
 - `RUN/<function>/<seed>/clock.jsonl`: seconds, which differ from run to run
 """
 
+from bayesian_active_learning.history.clock import Clock
 from bayesian_active_learning.history.comparison import (
     PairedDifference,
     common_rounds,
@@ -30,6 +31,7 @@ from bayesian_active_learning.history.joining import join_histories
 from bayesian_active_learning.history.lock import cell_lock
 from bayesian_active_learning.history.log import (
     EventLog,
+    MemoryLog,
     read_events,
     resume_point,
     write_events,
@@ -64,10 +66,12 @@ __all__ = [
     "CLOCK",
     "CONFIG",
     "LOG",
+    "Clock",
     "Curve",
     "EventLog",
     "History",
     "HistoryError",
+    "MemoryLog",
     "PairedDifference",
     "RoundRecord",
     "Run",

@@ -161,6 +161,18 @@ class EventLog:
             self.close()
 
 
+class MemoryLog:
+    """`EventLog` without a file."""
+
+    def __init__(self) -> None:
+        self.events: tuple[Mapping[str, Any], ...] = ()
+        self.upcoming: tuple[Mapping[str, Any], ...] = ()
+
+    def record(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.events = (*self.events, event)
+        return event
+
+
 def read_events(path: str | os.PathLike) -> tuple[Event, ...]:
     """The events of a log, which is only read; a torn last line is left out.
 
