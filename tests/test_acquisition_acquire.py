@@ -6,18 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from candidates import scored
 
 import bayesian_active_learning.acquisition_functions as af
 from bayesian_active_learning.types import Candidates, Selection
-
-
-def scored(scores: Any, mask: Any = None) -> Candidates:
-    n = len(scores)
-    return Candidates(
-        rows=np.arange(100, 100 + n, dtype=np.int32),
-        mask=np.ones(n, bool) if mask is None else np.asarray(mask),
-        scores=np.asarray(scores, np.float32),
-    )
 
 
 def selection_of(positions: Any, valid: Any = None, scores: Any = None) -> Selection:

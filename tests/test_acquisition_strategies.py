@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from candidates import scored
 
 import bayesian_active_learning.acquisition_functions as af
 from bayesian_active_learning import specs
@@ -329,15 +330,6 @@ def test_works_in_float64(name: str) -> None:
         selection = select(strategy, candidates)
         assert selection.positions.dtype == jnp.int32
         assert len(af.acquire(selection, candidates)) == B
-
-
-def scored(scores: Any, mask: Any = None) -> Candidates:
-    n = len(scores)
-    return Candidates(
-        rows=np.arange(100, 100 + n, dtype=np.int32),
-        mask=np.ones(n, bool) if mask is None else np.asarray(mask),
-        scores=np.asarray(scores, np.float32),
-    )
 
 
 def test_top_k_by_hand() -> None:
