@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from candidates import pool, scored
 from scipy import stats
 
 import bayesian_active_learning.acquisition_functions as af
@@ -17,18 +18,6 @@ from bayesian_active_learning.types import Candidates, Selection, Strategy
 
 RULES = {"power": af.power, "softmax": af.softmax, "softrank": af.softrank}
 each_rule = pytest.mark.parametrize("rule", RULES)
-
-
-def pool(n: int, mask: Any = None, **fields: Any) -> Candidates:
-    return Candidates(
-        rows=np.arange(100, 100 + n, dtype=np.int32),
-        mask=np.ones(n, bool) if mask is None else np.asarray(mask, bool),
-        **{name: np.asarray(value, np.float32) for name, value in fields.items()},
-    )
-
-
-def scored(scores: Any, mask: Any = None) -> Candidates:
-    return pool(len(scores), mask, scores=scores)
 
 
 @functools.cache
