@@ -260,13 +260,25 @@ def _products(product: Callable, left: Any, right: Any, times: int) -> Callable[
 
 def product_speeds(timings: Mapping[str, Timing]) -> list[float]:
     """FLOP/s of the fastest product in each turn."""
-    speeds = []
+    return np.nanmax(np.asarray(list(_speeds_of_products(timings).values())), axis=0).tolist()
+
+
+def product_gflops(timings: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
+    """GFLOP/s of each product, by its name."""
+    return {
+        name: spread([speed / 1e9 for speed in speeds])
+        for name, speeds in _speeds_of_products(timings).items()
+    }
+
+
+def _speeds_of_products(timings: Mapping[str, Timing]) -> dict[str, list[float]]:
+    speeds = {}
     for name, timing in timings.items():
         if name.startswith("product "):
             m, k, n = (int(size) for size in name.split()[1].split("x"))
             flops = 2.0 * m * k * n * max(1, round(3e9 / (2 * m * k * n)))
-            speeds.append([flops / run for run in timing.runs])
-    return np.nanmax(np.asarray(speeds), axis=0).tolist()
+            speeds[name.removeprefix("product ")] = [flops / run for run in timing.runs]
+    return speeds
 
 
 def memory_reads(megabytes: Sequence[float], torch: Any = None) -> dict[str, Case]:

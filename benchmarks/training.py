@@ -1,6 +1,7 @@
 """`fit` of the paper's network at several numbers of labels, and the time of a step.
 
-Against a specialist's PyTorch loop: the fastest of several ways to run the same step.
+Against a specialist's PyTorch loop: the fastest of several ways to run the same step. The limit:
+all multiplications of a step at the speed of this machine's fastest product.
 
     python -m benchmarks.training --quick
 """
@@ -22,6 +23,12 @@ from benchmarks.measure import OURS, Case
 OPTIMIZER = optax.adam(2e-3)
 LEARNING_RATE = 2e-3
 STEPS_COMPARED = 5
+# Multiplications and additions of one example. Each layer is computed once forward and twice
+# backward, but the images need no gradient.
+FIRST, SECOND = 2 * 25 * 25 * 32 * 16, 2 * 22 * 22 * 32 * 512
+DENSE = 2 * (3872 * 128 + 128 * 10)
+STEP = 2 * FIRST + 3 * (SECOND + DENSE)
+PRODUCT = (32 * 22 * 22, 512, 32)  # what the second convolution of 32 images is
 
 
 class Sizes(NamedTuple):
@@ -83,15 +90,24 @@ def _compare(
         agreement = _agreement(images, labels, config)
         way, theirs = _specialist(images, labels, config, steps)
         cases["specialist"], chosen["specialist"] = Case(theirs(steps), theirs(2)), way
+    cases |= measure.matrix_products(*PRODUCT, peers.module("torch") if agreement else None)
     timings, _ = measure.interleaved(cases, repeats=sizes.repeats, patience=sizes.patience)
-    per_step = [1e3 * seconds / steps for seconds in timings[OURS].there]
+    own, speeds = measure.without_speeds(timings), measure.product_speeds(timings)
+    least = [steps * config.batch_size * STEP / speed for speed in speeds]
+    limits, limits_of = {"roofline": least}, {}
+    if "specialist" in own:
+        limits["roofline, by the specialist"] = least
+        limits_of["roofline, by the specialist"] = "specialist"
     return measure.result(
         name,
-        timings,
+        own,
+        limits=limits,
+        limits_of=limits_of,
         agreement=agreement,
-        milliseconds_a_step=measure.spread(per_step),
+        milliseconds_a_step=measure.spread([1e3 * x / steps for x in own[OURS].there]),
         variants=chosen,
         data=dataset.name,
+        gflops_of_products=measure.product_gflops(timings),
     )
 
 

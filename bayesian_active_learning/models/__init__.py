@@ -7,7 +7,6 @@ from bayesian_active_learning.models.layers import (
     convolution,
     last_layers,
     max_pool_2x2,
-    pooled_convolution,
 )
 from bayesian_active_learning.models.networks import (
     MODELS,
@@ -35,6 +34,5 @@ __all__ = [
     "linear",
     "max_pool_2x2",
     "mlp",
-    "pooled_convolution",
     "with_precision",
 ]

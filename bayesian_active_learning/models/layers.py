@@ -1,17 +1,16 @@
 """Layers whose fast form differs from the textbook one. Same numbers, less time.
 
-XLA:CPU has a fast path for a plain forward convolution and none for the two
-convolutions of its gradient, which run 5 to 25 times slower than they need to. On
-a CPU they are therefore done by minimal filtering (`winograd`) or, where that is not
-worth it, with both gradients as forward convolutions of rearranged arrays; and the
-forward convolution of few channels as a sum of shifted images. Accelerators get the
-native ones.
+XLA:CPU has a fast path for a plain forward convolution (Eigen's). It misses it for both
+convolutions of the gradient, which are therefore forward convolutions of rearranged arrays
+here, and, since jax 0.10, for the plain one too where YNNPACK takes it, which is up to 8 times
+slower. The forward convolution of few channels is a sum of shifted images. Accelerators get
+the native ones.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import haiku as hk
@@ -19,87 +18,109 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bayesian_active_learning.models import winograd
 from bayesian_active_learning.types import Array
 
 MODES = ("train", "sample", "mean")
 _GLOROT = hk.initializers.VarianceScaling(1.0, "fan_avg", "uniform")  # Keras' default
-_TOGETHER = 4
-"""Examples at a time in a convolution on a CPU, for batches above `_WHOLE`: of 128 at once XLA's
-takes 4 times as long, and the gradient of a kernel 6 times."""
-_WHOLE = 32
+_TOGETHER, _SIDE_BY_SIDE = 8, 4
+"""Examples in one convolution of a kernel's gradient, and how many of those run at once: more
+examples in one leave the cache, and one alone does not keep two cores busy."""
 _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 """Input channels, and products for an output, that make no matrix product worth it."""
 
 
-def _native_convolution(images: Array, kernel: Array) -> Array:
+def _native_convolution(
+    images: Array, kernel: Array, padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0))
+) -> Array:
     return lax.conv_general_dilated(
-        images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        images, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _by_eigen(images: Array, kernel: Array) -> Array:
+    """The VALID convolution, in a form that XLA does not give to YNNPACK: with more rows of
+    outputs than of images, of which a few are dropped."""
+    height = images.shape[1] - kernel.shape[0] + 1
+    above = kernel.shape[0] // 2
+    padding = (above, kernel.shape[0] - above), (0, 0)
+    return _native_convolution(images, kernel, padding)[:, above : above + height]
+
+
+def _shifted(images: Array, kernel: Sequence[int]) -> list[Array]:
+    """`[B, h, w]` for each of the products that an output is the sum of."""
+    height, width = (n - k + 1 for n, k in zip(images.shape[1:3], kernel))
+    return [
+        images[:, i : i + height, j : j + width, c]
+        for i, j, c in itertools.product(*map(range, (*kernel[:2], images.shape[3])))
+    ]
 
 
 def _shifted_sum(images: Array, kernel: Array) -> Array:
     """Shifted images times weights, added up in one loop that a bias and ReLU join."""
-    height, width = (n - k + 1 for n, k in zip(images.shape[1:3], kernel.shape))
-    terms = (
-        images[:, i : i + height, j : j + width, c, None] * kernel[i, j, c]
-        for i, j, c in itertools.product(*map(range, kernel.shape[:3]))
-    )
+    weights = kernel.reshape(-1, kernel.shape[3])
+    terms = (x[..., None] * w for x, w in zip(_shifted(images, kernel.shape), weights))
     return functools.reduce(jnp.add, terms)
 
 
-def _at_once(images: Array, kernel: Array) -> Array:
-    return (_shifted_sum if _few(kernel) else _native_convolution)(images, kernel)
-
-
-def _few(kernel: Array) -> bool:
-    return kernel.shape[2] <= _FEW_CHANNELS and math.prod(kernel.shape[:3]) <= _FEW_PRODUCTS
-
-
-def _in_parts(images: Array, kernel: Array) -> Array:
-    if len(images) <= _WHOLE or _few(kernel):
-        return _at_once(images, kernel)
-    return lax.map(
-        lambda image: _native_convolution(image[None], kernel)[0], images, batch_size=_TOGETHER
-    )
+def _few(images: Array, size: Sequence[int]) -> bool:
+    channels = images.shape[3]
+    return channels <= _FEW_CHANNELS and math.prod(size) * channels <= _FEW_PRODUCTS
 
 
 @jax.custom_vjp
-def _forward_only_convolution(images: Array, kernel: Array) -> Array:
-    return _at_once(images, kernel)
+def _on_cpu(images: Array, kernel: Array) -> Array:
+    few = _few(images, kernel.shape[:2])
+    return (_shifted_sum if few else _by_eigen)(images, kernel)
 
 
 def _forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _in_parts(images, kernel), (images, kernel)
+    return _on_cpu(images, kernel), (images, kernel)
 
 
 def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     images, kernel = saved
-    kernel_height, kernel_width = kernel.shape[:2]
-    # Input: the padded cotangent with the flipped kernel.
-    padding = [(0, 0), (kernel_height - 1,) * 2, (kernel_width - 1,) * 2, (0, 0)]
+    height, width = kernel.shape[:2]
+    # Of the images: the padded cotangent with the flipped kernel.
     flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    images_bar = _native_convolution(jnp.pad(cotangent, padding), flipped)
-    return images_bar, _kernel_gradient(images, cotangent).transpose(1, 2, 0, 3)
+    images_bar = _native_convolution(cotangent, flipped, ((height - 1,) * 2, (width - 1,) * 2))
+    return images_bar, _kernel_gradient(images, cotangent)
+
+
+_on_cpu.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(images: Array, cotangent: Array) -> Array:
-    """`[C, kh, kw, F]`, the sum over parts of the batch."""
-    whole = len(images) // _TOGETHER * _TOGETHER
-    if len(images) <= _WHOLE:
-        # Channels in the place of examples, examples in the place of channels.
-        return _native_convolution(images.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3))
-    rest = images[whole:], cotangent[whole:]
-    if whole < len(images):
-        total = _kernel_gradient(*rest)
-    else:
-        kernel = [i - o + 1 for i, o in zip(images.shape[1:3], cotangent.shape[1:3])]
-        total = jnp.zeros((images.shape[3], *kernel, cotangent.shape[3]), images.dtype)
-    parts = [x[:whole].reshape(-1, _TOGETHER, *x.shape[1:]) for x in (images, cotangent)]
-    return lax.scan(lambda sum, part: (sum + _kernel_gradient(*part), None), total, parts)[0]
+    """`[kh, kw, C, F]`, the sum over parts of the batch."""
+    size = [i - o + 1 for i, o in zip(images.shape[1:3], cotangent.shape[1:3])]
+    if _few(images, size):
+        columns = jnp.stack(_shifted(images, size)).reshape(-1, cotangent[..., 0].size)
+        found = columns @ cotangent.reshape(-1, cotangent.shape[3])
+        return found.reshape(*size, images.shape[3], -1)
+    count, at_once = len(images), _TOGETHER * _SIDE_BY_SIDE
+    whole = count // at_once * at_once if count > at_once else 0
+    sums = []
+    if whole:
+        blocks = [x[:whole].reshape(-1, at_once, *x.shape[1:]) for x in (images, cotangent)]
+        sums.append(lax.map(lambda block: _kernel_gradients(*block), blocks).sum(axis=0))
+    if whole < count:
+        sums.append(_kernel_gradients(images[whole:], cotangent[whole:]))
+    return functools.reduce(jnp.add, sums).transpose(1, 2, 0, 3)
 
 
-_forward_only_convolution.defvjp(_forward, _backward)
+def _kernel_gradients(images: Array, cotangent: Array) -> Array:
+    """`[C, kh, kw, F]`, the sum over parts that may run side by side."""
+    starts = range(0, len(images), _TOGETHER)
+    parts = ([x[i : i + _TOGETHER] for x in (images, cotangent)] for i in starts)
+    return functools.reduce(jnp.add, (_kernel_gradient_of_few(*part) for part in parts))
+
+
+def _kernel_gradient_of_few(images: Array, cotangent: Array) -> Array:
+    """Channels in the place of examples, examples in the place of channels: a convolution of the
+    images with the cotangent, longer by zeros than they are, see `_by_eigen`."""
+    rows = images.shape[1] + 1
+    longer = jnp.pad(cotangent, [(0, 0), (0, rows - cotangent.shape[1]), (0, 0), (0, 0)])
+    padding = (0, rows - cotangent.shape[1]), (0, 0)
+    return _native_convolution(images.transpose(3, 1, 2, 0), longer.transpose(1, 2, 0, 3), padding)
 
 
 def convolution(images: Array, kernel: Array) -> Array:
@@ -114,25 +135,7 @@ def convolution(images: Array, kernel: Array) -> Array:
       `[B, H - kh + 1, W - kw + 1, F]`.
     """
     _check_convolution(images, kernel)
-    suited = winograd.suits(images.shape, kernel.shape)
-    on_cpu = winograd.convolution if suited else _forward_only_convolution
-    return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_native_convolution)
-
-
-def pooled_convolution(images: Array, kernel: Array) -> Array:
-    """2x2 max-pooling with stride 2 of `convolution`; an odd last row or column is dropped.
-
-    What follows, a bias and ReLU, is monotone: it may as well come after the pooling.
-    """
-    _check_convolution(images, kernel)
-    if not winograd.suits(images.shape, kernel.shape):
-        return max_pool_2x2(convolution(images, kernel))
-    return lax.platform_dependent(
-        images,
-        kernel,
-        cpu=winograd.pooled_convolution,
-        default=lambda images, kernel: max_pool_2x2(_native_convolution(images, kernel)),
-    )
+    return lax.platform_dependent(images, kernel, cpu=_on_cpu, default=_native_convolution)
 
 
 def _check_convolution(images: Array, kernel: Array) -> None:
@@ -165,9 +168,7 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
         # A last part that is smaller would be a second program.
         images = jnp.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
         parts = images.reshape(-1, size, *images.shape[1:])
-        # What takes a part out of the whole would make the loops that read it slow.
-        apart = functools.partial(winograd.apart, lambda part: function(part, *parameters))
-        found = lax.map(apart, parts)
+        found = lax.map(lambda part: function(part, *parameters), parts)
         return found.reshape(-1, *found.shape[2:])[:count]
 
     def apply(images: Array, *parameters: Array) -> Array:
@@ -333,8 +334,13 @@ def _usual_sizes(total: int, share: float) -> list[int]:
 
 def max_pool_2x2(images: Array) -> Array:
     """2x2 max-pooling with stride 2, `[B, H, W, C] -> [B, H // 2, W // 2, C]`; an odd
-    last row or column is dropped. Reshape and max have a gradient without
-    select-and-scatter, which accelerators cannot run deterministically."""
+    last row or column is dropped. Maxima of halves have a gradient without
+    select-and-scatter, which accelerators cannot run deterministically; the larger of two takes
+    it whole, equal ones half each."""
     batch, height, width, channels = images.shape
     even = images[:, : height // 2 * 2, : width // 2 * 2]
-    return even.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    # One axis after the other: XLA:CPU makes slow loops of a maximum over two axes.
+    rows = even.reshape(batch, height // 2, 2, width // 2 * 2, channels)
+    larger = jnp.maximum(rows[:, :, 0], rows[:, :, 1])
+    columns = larger.reshape(batch, height // 2, width // 2, 2, channels)
+    return jnp.maximum(columns[:, :, :, 0], columns[:, :, :, 1])

@@ -14,7 +14,7 @@ from bayesian_active_learning.models.layers import (
     convolution,
     in_small_batches,
     last_layers,
-    pooled_convolution,
+    max_pool_2x2,
 )
 from bayesian_active_learning.types import Array, Model, Outputs, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive
@@ -45,7 +45,7 @@ def _convolutions(
     images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array
 ) -> Array:
     hidden = jax.nn.relu(convolution(images, kernel_1) + bias_1)
-    return jax.nn.relu(pooled_convolution(hidden, kernel_2) + bias_2)
+    return jax.nn.relu(max_pool_2x2(convolution(hidden, kernel_2)) + bias_2)
 
 
 # Made once: JAX finds what it has traced by the function that it was.
@@ -81,7 +81,7 @@ def convnet(num_classes: int = 10) -> Model:
 
 
 def _block(images: Array, kernel: Array, bias: Array) -> Array:
-    return jax.nn.relu(pooled_convolution(images, kernel) + bias)
+    return jax.nn.relu(max_pool_2x2(convolution(images, kernel)) + bias)
 
 
 _block_in_batches = in_small_batches(_block, _SMALL)

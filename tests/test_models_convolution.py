@@ -1,0 +1,133 @@
+"""Convolutions and their gradients against their definition, in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayesian_active_learning import models
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def by_definition(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    images, kernel = images.astype(np.float64), kernel.astype(np.float64)
+    height, width = (n - k + 1 for n, k in zip(images.shape[1:3], kernel.shape))
+    return sum(
+        images[:, i : i + height, j : j + width] @ kernel[i, j]
+        for i, j in itertools.product(*map(range, kernel.shape[:2]))
+    )
+
+
+def gradients_by_definition(
+    images: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    images, kernel, cotangent = (x.astype(np.float64) for x in (images, kernel, cotangent))
+    height, width = cotangent.shape[1:3]
+    images_bar, kernel_bar = np.zeros_like(images), np.zeros_like(kernel)
+    for i, j in itertools.product(*map(range, kernel.shape[:2])):
+        seen = np.s_[:, i : i + height, j : j + width]
+        images_bar[seen] += cotangent @ kernel[i, j].T
+        kernel_bar[i, j] = np.einsum("bhwc,bhwf->cf", images[seen], cotangent)
+    return images_bar, kernel_bar
+
+
+def close(found: jax.Array, expected: np.ndarray) -> None:
+    """Within rounding of the largest value: sums of up to 1,000 products."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+SHAPES = {
+    "as in the paper's network": ((2, 25, 25, 32), (4, 4, 32, 32)),
+    "its first layer": ((3, 28, 28, 1), (4, 4, 1, 32)),
+    "5x5": ((3, 12, 12, 8), (5, 5, 8, 16)),
+    "3x3, odd": ((1, 8, 9, 8), (3, 3, 8, 9)),
+    "3x5, three channels": ((2, 10, 9, 3), (3, 5, 3, 8)),
+    "1x1": ((2, 6, 5, 20), (1, 1, 20, 4)),
+    "one output": ((2, 4, 4, 8), (4, 4, 8, 8)),
+    "parts": ((20, 6, 6, 8), (4, 4, 8, 8)),
+    "two times all parts": ((64, 6, 6, 8), (4, 4, 8, 8)),
+    "all parts and a rest": ((45, 6, 7, 20), (3, 4, 20, 8)),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_convolution_and_gradients(case: str):
+    images, kernel = (normal(seed, *shape) for seed, shape in enumerate(SHAPES[case]))
+    expected = by_definition(images, kernel)
+    cotangent = normal(2, *expected.shape)
+    found, pullback = jax.vjp(jax.jit(models.convolution), images, kernel)
+    assert found.dtype == jnp.float32
+    close(found, expected)
+    for ours, exact in zip(
+        pullback(cotangent), gradients_by_definition(images, kernel, cotangent), strict=True
+    ):
+        close(ours, exact)
+
+
+def test_of_several_kernels_at_once():
+    """As replicas are trained: one kernel and one batch each."""
+    images, kernels = normal(0, 3, 4, 8, 8, 2), normal(1, 3, 4, 4, 2, 20)
+    cotangents = normal(2, 3, 4, 5, 5, 20)
+
+    def both(images, kernel, cotangent):
+        found, pullback = jax.vjp(models.convolution, images, kernel)
+        return found, *pullback(cotangent)
+
+    together = jax.jit(jax.vmap(both))(images, kernels, cotangents)
+    for index, parts in enumerate(zip(*together)):
+        expected = by_definition(images[index], kernels[index])
+        exact = gradients_by_definition(images[index], kernels[index], cotangents[index])
+        for ours, theirs in zip(parts, (expected, *exact), strict=True):
+            close(ours, theirs)
+
+
+def test_pixels_that_no_output_looks_at_have_no_gradient():
+    images, kernel = normal(0, 1, 9, 10, 8), normal(1, 4, 4, 8, 8)
+
+    def pooled(images: jax.Array) -> jax.Array:
+        return models.max_pool_2x2(models.convolution(images, kernel)).sum()
+
+    # 6x7 outputs, pooled to 3x3: the last column of images is looked at by the dropped one only.
+    gradient = jax.grad(pooled)(images)
+    assert np.all(gradient[:, :, 9] == 0) and np.any(gradient[:, :, 8] != 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stays_with_its_image(value: float):
+    images, kernel = normal(0, 2, 6, 6, 8), normal(1, 3, 3, 8, 8)
+    images[0, 0, 0, 0] = value
+    found = np.asarray(models.convolution(images, kernel))
+    assert not np.isfinite(found[0, 0, 0]).any() and np.isfinite(found[0, 1]).all()
+    close(found[1], by_definition(images[1:], kernel)[0])
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA:CPU")
+@pytest.mark.parametrize("batch_size", [8, 64])
+def test_no_convolution_of_a_step_goes_to_the_slow_library(batch_size: int):
+    """YNNPACK's convolutions take up to eight times as long as Eigen's."""
+    images, kernel = normal(0, batch_size, 12, 12, 32), normal(1, 4, 4, 32, 32)
+
+    def loss(images, kernel, convolve):
+        return (convolve(images, kernel) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+    compiled = gradient.lower(images, kernel, models.convolution).compile().as_text()
+    taken = [x for x in compiled.splitlines() if "ynn_fusion" in x and "conv_general_dilated" in x]
+    assert "convolution(" in compiled and not taken
+
+
+def test_few_channels_are_a_sum_of_shifted_images():
+    def lowered(size: int, kernel: tuple[int, ...]) -> str:
+        images = jnp.zeros((1, size, size, kernel[2]))
+        return jax.jit(models.convolution).lower(images, jnp.zeros(kernel)).as_text()
+
+    if jax.default_backend() == "cpu":
+        assert "stablehlo.convolution" not in lowered(28, (4, 4, 1, 32))
+        assert "stablehlo.convolution" not in lowered(32, (3, 3, 3, 8))
+        assert "stablehlo.convolution" in lowered(32, (4, 4, 3, 8))  # 48 products for an output
+        assert "stablehlo.convolution" in lowered(25, (1, 1, 8, 32))  # 8 channels
