@@ -90,7 +90,7 @@ def _compare(
         agreement = _agreement(images, labels, config)
         way, theirs = _specialist(images, labels, config, steps)
         cases["specialist"], chosen["specialist"] = Case(theirs(steps), theirs(2)), way
-    cases |= measure.matrix_products(*PRODUCT, peers.module("torch") if agreement else None)
+    cases |= measure.matrix_products(*PRODUCT, found.torch)
     timings, _ = measure.interleaved(cases, repeats=sizes.repeats, patience=sizes.patience)
     own, speeds = measure.without_speeds(timings), measure.product_speeds(timings)
     least = [steps * config.batch_size * STEP / speed for speed in speeds]
