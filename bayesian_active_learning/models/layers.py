@@ -101,26 +101,26 @@ def _kernel_gradient(images: Array, cotangent: Array) -> Array:
     sums = []
     if whole:
         blocks = [x[:whole].reshape(-1, at_once, *x.shape[1:]) for x in (images, cotangent)]
-        sums.append(lax.map(lambda block: _kernel_gradients(*block), blocks).sum(axis=0))
+        sums.append(lax.map(lambda block: _gradient_of_parts(*block), blocks).sum(axis=0))
     if whole < count:
-        sums.append(_kernel_gradients(images[whole:], cotangent[whole:]))
+        sums.append(_gradient_of_parts(images[whole:], cotangent[whole:]))
     return functools.reduce(jnp.add, sums).transpose(1, 2, 0, 3)
 
 
-def _kernel_gradients(images: Array, cotangent: Array) -> Array:
+def _gradient_of_parts(images: Array, cotangent: Array) -> Array:
     """`[C, kh, kw, F]`, the sum over parts that may run side by side."""
     starts = range(0, len(images), _TOGETHER)
     parts = ([x[i : i + _TOGETHER] for x in (images, cotangent)] for i in starts)
-    return functools.reduce(jnp.add, (_kernel_gradient_of_few(*part) for part in parts))
+    return functools.reduce(jnp.add, (_gradient_of_part(*part) for part in parts))
 
 
-def _kernel_gradient_of_few(images: Array, cotangent: Array) -> Array:
+def _gradient_of_part(images: Array, cotangent: Array) -> Array:
     """Channels in the place of examples, examples in the place of channels: a convolution of the
     images with the cotangent, longer by zeros than they are, see `_by_eigen`."""
-    rows = images.shape[1] + 1
-    longer = jnp.pad(cotangent, [(0, 0), (0, rows - cotangent.shape[1]), (0, 0), (0, 0)])
-    padding = (0, rows - cotangent.shape[1]), (0, 0)
-    return _native_convolution(images.transpose(3, 1, 2, 0), longer.transpose(1, 2, 0, 3), padding)
+    below = 0, images.shape[1] + 1 - cotangent.shape[1]
+    longer = jnp.pad(cotangent, ((0, 0), below, (0, 0), (0, 0)))
+    swapped = images.transpose(3, 1, 2, 0), longer.transpose(1, 2, 0, 3)
+    return _native_convolution(*swapped, (below, (0, 0)))
 
 
 def convolution(images: Array, kernel: Array) -> Array:
