@@ -11,6 +11,10 @@ from bayesian_active_learning import data_utils, models, training
 from bayesian_active_learning.types import Model, Variables
 
 NUM_CLASSES = 10
+# Multiplications and additions of the layers of `model`, for one image (the dense ones for one
+# posterior sample).
+FIRST_CONVOLUTION, SECOND_CONVOLUTION = 2 * 25 * 25 * 32 * 16, 2 * 22 * 22 * 32 * 512
+DENSE = 2 * (3872 * 128 + 128 * 10)
 
 
 @functools.cache

@@ -23,11 +23,9 @@ from bayesian_active_learning.types import Model, Outputs
 from benchmarks import data, measure, peers
 from benchmarks.measure import OURS, Case
 
-# Multiplications and additions of one image: convolutions, and the dense layers of one sample.
-CONVOLUTIONS = 2 * (25 * 25 * 32 * 16 + 22 * 22 * 32 * 512)
-DENSE = 2 * (3872 * 128 + 128 * 10)
+CONVOLUTIONS = data.FIRST_CONVOLUTION + data.SECOND_CONVOLUTION  # of one image
 # Without the hidden units that a shared mask of rate 1/2 drops, on average.
-DENSE_REDUCED = DENSE / 2
+DENSE_REDUCED = data.DENSE / 2
 ALL_UNITS = "ours, all units"
 
 
@@ -86,7 +84,7 @@ def _compare(count: int, sizes: Sizes, found: peers.Peers) -> dict[str, Any]:
     cases |= measure.matrix_products(500, 3872, 128, torch)
     timings, results = measure.interleaved(cases, repeats=sizes.repeats, patience=sizes.patience)
     speeds = measure.product_speeds(timings)
-    flops = count * (CONVOLUTIONS + num_samples * DENSE)
+    flops = count * (CONVOLUTIONS + num_samples * data.DENSE)
     reduced = count * (CONVOLUTIONS + num_samples * DENSE_REDUCED)
     own = measure.without_speeds(timings)
     return measure.result(

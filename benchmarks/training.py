@@ -25,9 +25,7 @@ LEARNING_RATE = 2e-3
 STEPS_COMPARED = 5
 # Multiplications and additions of one example. Each layer is computed once forward and twice
 # backward, but the images need no gradient.
-FIRST, SECOND = 2 * 25 * 25 * 32 * 16, 2 * 22 * 22 * 32 * 512
-DENSE = 2 * (3872 * 128 + 128 * 10)
-STEP = 2 * FIRST + 3 * (SECOND + DENSE)
+STEP = 2 * data.FIRST_CONVOLUTION + 3 * (data.SECOND_CONVOLUTION + data.DENSE)
 PRODUCT = (32 * 22 * 22, 512, 32)  # what the second convolution of 32 images is
 
 
