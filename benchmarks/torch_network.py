@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bayesian_active_learning import models
 from bayesian_active_learning.types import Posterior, Variables
 
 Weights = dict[str, Tensor]
@@ -79,8 +80,8 @@ def masks_of(key: jax.Array, num_samples: int, posterior: Posterior) -> tuple[Te
 
     def both(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         sequence = hk.PRNGSequence(key)
-        first = hk.dropout(next(sequence), RATES[0], jnp.ones((3872, 1)))
-        return first[:, 0], hk.dropout(next(sequence), RATES[1], jnp.ones((128, 1)))[:, 0]
+        first = models.dropout(next(sequence), RATES[0], jnp.ones(3872))
+        return first, models.dropout(next(sequence), RATES[1], jnp.ones(128))
 
     found = jax.vmap(both)(keys)
     return torch.from_numpy(np.array(found[0])), torch.from_numpy(np.array(found[1]))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bayesian_active_learning import training
+from bayesian_active_learning import models, training
 from bayesian_active_learning.training import FitConfig
 from benchmarks import data, measure, peers
 from benchmarks.measure import OURS, Case
@@ -160,7 +160,7 @@ def _agreement(images: np.ndarray, labels: np.ndarray, config: FitConfig) -> dic
         sequence = hk.PRNGSequence(jax.random.fold_in(mask_key, step))
         shapes = (config.batch_size, 3872), (config.batch_size, 128)
         found = [
-            hk.dropout(next(sequence), rate, jnp.ones(shape))
+            models.dropout(next(sequence), rate, jnp.ones(shape))
             for rate, shape in zip(net.RATES, shapes)
         ]
         return torch.from_numpy(np.array(found[0])), torch.from_numpy(np.array(found[1]))

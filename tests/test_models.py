@@ -164,8 +164,8 @@ def test_masks_folded_into_weights_are_masks_on_inputs():
         return models.DropoutLinear(4, 0.5, name="layer")(x, "sample")
 
     def explicit(x):
-        mask = hk.dropout(hk.next_rng_key(), 0.5, jnp.ones((20, 1)))
-        return models.DropoutLinear(4, 0.5, name="layer")(x * mask[:, 0], "mean")
+        mask = models.dropout(hk.next_rng_key(), 0.5, jnp.ones(20))
+        return models.DropoutLinear(4, 0.5, name="layer")(x * mask, "mean")
 
     folded, explicit = hk.transform(folded), hk.transform(explicit)
     params = {"layer": {"w": jnp.asarray(images(1, 1, (20, 4))[0]), "b": jnp.ones(4)}}
@@ -251,10 +251,7 @@ def test_batchbald_convnet_is_the_published_order_of_layers(mode: str):
             axes = {1, 2} if values.ndim == 4 else set()
             shape = [1 if axis in axes else size for axis, size in enumerate(values.shape)]
             shape[0] = len(inputs) if mode == "train" else 1
-            if values.ndim == 2 and mode == "sample":
-                shape = [values.shape[1], 1]  # DropoutLinear draws for rows of its weights
-            mask = hk.dropout(hk.next_rng_key(), 0.5, jnp.ones(shape))
-            return values * (mask.reshape(1, -1) if shape[-1] == 1 else mask)
+            return values * models.dropout(hk.next_rng_key(), 0.5, jnp.ones(shape))
 
         for layer in ("conv_1", "conv_2"):
             w, b = (variables.params[layer][name] for name in "wb")
@@ -429,7 +426,7 @@ def test_dropped_units_are_left_out_and_nothing_changes(units: int, rate: float)
 
     def by_hand(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         first, second = (
-            hk.dropout(k, r, jnp.ones((n, 1)))[:, 0]
+            models.dropout(k, r, jnp.ones(n))
             for k, r, n in zip(itertools.islice(hk.PRNGSequence(key), 2), (0.25, rate), (5, units))
         )
         features = jax.nn.relu((inputs * first) @ params["hidden"]["w"] + params["hidden"]["b"])

@@ -5,6 +5,7 @@ from bayesian_active_learning.models.layers import (
     ConvolutionParameters,
     DropoutLinear,
     convolution,
+    dropout,
     last_layers,
     max_pool_2x2,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "batchbald_convnet",
     "convnet",
     "convolution",
+    "dropout",
     "from_haiku",
     "last_layers",
     "linear",

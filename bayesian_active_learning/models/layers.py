@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bayesian_active_learning.types import Array
+from bayesian_active_learning.types import Array, Key
 
 MODES = ("train", "sample", "mean")
 _GLOROT = hk.initializers.VarianceScaling(1.0, "fan_avg", "uniform")  # Keras' default
@@ -179,6 +179,25 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
     return apply
 
 
+def dropout(key: Key, rate: float, inputs: Array) -> Array:
+    """Zero with probability `rate`, else `inputs / (1 - rate)`.
+
+    A rate that is a whole number of 256ths takes a byte of random bits for each input, in the
+    place of the four that `haiku.dropout` takes: most of a mask's time is their making.
+
+    Raises:
+      ValueError: a rate outside of [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must lie in [0, 1), got {rate}")
+    threshold = 256 * rate
+    if threshold % 1:
+        return hk.dropout(key, rate, inputs)
+    words = jax.random.bits(key, (-(-inputs.size // 4),), "uint32")
+    found = lax.bitcast_convert_type(words, jnp.uint8).ravel()[: inputs.size]
+    return jnp.where(found.reshape(inputs.shape) >= int(threshold), inputs / (1 - rate), 0)
+
+
 def channel_mask(rate: float, inputs: Array, mode: str) -> Array:
     """Dropout of whole channels: what to multiply `[B, H, W, C]` by, `[B, 1, 1, C]` in mode
     "train" and `[1, 1, 1, C]`, one mask for all examples, in mode "sample".
@@ -189,7 +208,7 @@ def channel_mask(rate: float, inputs: Array, mode: str) -> Array:
         return jnp.ones((1, 1, 1, inputs.shape[-1]), inputs.dtype)
     examples = inputs.shape[0] if mode == "train" else 1
     ones = jnp.ones((examples, 1, 1, inputs.shape[-1]), inputs.dtype)
-    return hk.dropout(hk.next_rng_key(), rate, ones)
+    return dropout(hk.next_rng_key(), rate, ones)
 
 
 class DropoutLinear(hk.Module):
@@ -210,7 +229,7 @@ class DropoutLinear(hk.Module):
 
     def mask(self, input_size: int, dtype: Any) -> Array:
         """Of one posterior sample: what to multiply the inputs by, `[D]`."""
-        return hk.dropout(hk.next_rng_key(), self.rate, jnp.ones((input_size, 1), dtype))[:, 0]
+        return dropout(hk.next_rng_key(), self.rate, jnp.ones(input_size, dtype))
 
     def __call__(self, inputs: Array, mode: str) -> Array:
         size = math.prod(inputs.shape[1:])
@@ -218,7 +237,7 @@ class DropoutLinear(hk.Module):
         if mode == "train" and self.rate:
             # Before it is flattened: XLA:CPU makes slow loops of a flat mask on what a
             # convolution left.
-            inputs = hk.dropout(hk.next_rng_key(), self.rate, inputs)
+            inputs = dropout(hk.next_rng_key(), self.rate, inputs)
         elif mode == "sample" and self.rate:
             weights = weights * self.mask(size, inputs.dtype)[:, None]
         return inputs.reshape(len(inputs), -1) @ weights + bias
