@@ -406,6 +406,23 @@ def test_max_pool(shape: tuple):
     np.testing.assert_allclose(ours(cotangent)[0], pullback(cotangent)[0])
 
 
+def test_max_pool_shares_the_gradient_among_equals():
+    windows = np.array([[3, 1, 1, 0], [2, 2, 0, 1], [2, 0, 2, 2], [5, 5, 5, 5], [-1, -2, -3, -1]])
+    shares = [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0, 0.25, 0.5], [0.25] * 4, [0.5, 0, 0, 0.5]]
+    x = windows.astype(np.float32).reshape(5, 2, 2, 1)
+
+    def by_maxima(x: jax.Array) -> jax.Array:
+        larger = jnp.maximum(x[:, 0], x[:, 1])
+        return jnp.maximum(larger[:, 0], larger[:, 1])
+
+    cotangent = np.arange(1, 6, dtype=np.float32)
+    (expected,) = jax.vjp(by_maxima, x)[1](cotangent[:, None])
+    (found,) = jax.vjp(models.max_pool_2x2, x)[1](cotangent.reshape(5, 1, 1, 1))
+    assert np.array_equal(found, expected)
+    assert np.array_equal(found.reshape(5, 4).sum(axis=1), cotangent)
+    assert np.array_equal(found.reshape(5, 4) / cotangent[:, None], shares)
+
+
 def two_layers(units: int, rate: float, inner_rate: float = 0.25) -> Model:
     def forward(inputs: jax.Array, mode: str) -> Outputs:
         hidden = models.DropoutLinear(units, inner_rate, name="hidden")
