@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesian_active_learning.compilation import jit
 from bayesian_active_learning.hoisting import map_draws
 from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
@@ -55,8 +56,7 @@ def deterministic(model: Model, variables: Variables) -> Posterior:
     return Posterior(_split_keys, _network(model, "mean"), variables)
 
 
-@functools.partial(jax.jit, static_argnames=("applies", "places", "reduce"))
-@full_precision
+@functools.partial(jit, static_argnames=("applies", "places", "reduce"))
 def _chunk(
     applies: tuple[Callable[..., Outputs], ...],
     places: tuple[int, ...],  # of each posterior's arrays in `shared`
@@ -242,8 +242,7 @@ class PointOutputs(NamedTuple):
     features: np.ndarray  # [N, D]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@full_precision
+@functools.partial(jit, static_argnums=0)
 def _point_outputs(model: Model, variables: Variables, inputs: Array) -> tuple[Array, Array]:
     outputs, _ = model.apply(variables, None, inputs, mode="mean")
     return jax.nn.log_softmax(outputs.logits), outputs.features
@@ -262,8 +261,7 @@ def outputs(
     return PointOutputs(*_collect(found, np.size(rows)))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@full_precision
+@functools.partial(jit, static_argnums=0)
 def _gradient_sums(model: Model, variables: Variables, inputs: Array) -> Array:
     def loss(inputs: Array) -> Array:
         logits = model.apply(variables, None, inputs, mode="mean")[0].logits

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from bayesian_active_learning import inference, training
+from bayesian_active_learning.compilation import jit
 from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
     Array,
@@ -63,7 +64,6 @@ def _compiled(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(start, block) over a leading axis of replicas, see `training`."""
 
-    @full_precision
     def start(key: Key, inputs: Array) -> training._Progress:
         variables = model.init(key, inputs[:1])
         return training._Progress(
@@ -75,7 +75,7 @@ def _compiled(
     # ended stays as it is.
     axes = (0, 0, None, 0, 0, 0, 0, 0, None, 0)
     block = jax.vmap(training._steps(model, optimizer, coverage, schedule), axes)
-    return jax.jit(jax.vmap(start)), jax.jit(block, donate_argnums=0)
+    return jit(jax.vmap(start)), jit(block, donate_argnums=0)
 
 
 def fit(
@@ -174,8 +174,7 @@ def fit(
     ]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-@full_precision
+@functools.partial(jit, static_argnums=(0, 1, 2))
 def _chunks(
     applies: tuple[Callable[..., Outputs], ...],
     places: tuple[int, ...],

@@ -19,6 +19,7 @@ import optax
 from jax import lax
 
 from bayesian_active_learning import losses, metrics
+from bayesian_active_learning.compilation import jit
 from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import (
     Array,
@@ -95,7 +96,6 @@ def _steps(
         penalty = losses.weight_decay_penalty(params, strength, num_labelled, coverage)
         return loss + penalty, state
 
-    @full_precision
     def block(progress, key, first, count, total, table, inputs, labels, strength, num_labelled):
         def step(i, carry):
             progress, history = carry
@@ -129,14 +129,13 @@ def _compiled(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     block = _steps(model, optimizer, coverage, schedule)
 
-    @jax.jit
-    @full_precision
+    @jit
     def check(params, state, inputs, labels):
         outputs, _ = model.apply(Variables(params, state), None, inputs, mode="mean")
         found = metrics.classification_metrics(jax.nn.log_softmax(outputs.logits), labels)
         return found.nll, found.accuracy
 
-    return jax.jit(block, donate_argnums=0), check
+    return jit(block, donate_argnums=0), check
 
 
 @functools.partial(jax.jit, static_argnums=0)

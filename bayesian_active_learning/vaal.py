@@ -24,8 +24,8 @@ import optax
 from jax import lax
 
 from bayesian_active_learning import training
+from bayesian_active_learning.compilation import jit
 from bayesian_active_learning.models import vae
-from bayesian_active_learning.precision import full_precision
 from bayesian_active_learning.types import Array, ArrayLike, Key, PyTree, Source, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive, pad_rows
 
@@ -165,16 +165,14 @@ def _discriminator_step(
 def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
     coder = vae.autoencoder(network, z_dim)
 
-    @jax.jit
-    @full_precision
+    @jit
     def start(key, inputs):
         coder_key, judge_key = jax.random.split(key)
         variables = coder.init(coder_key, inputs)
         params = vae.discriminator().init(judge_key, jnp.zeros((1, z_dim), jnp.float32))
         return _Progress(variables, _ADAM.init(variables.params), params, _ADAM.init(params))
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    @full_precision
+    @functools.partial(jit, donate_argnums=0)
     def block(progress, key, first, count, labelled, unlabelled, weights):
         def step(i, carry):
             progress, history = carry
@@ -188,8 +186,7 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
         history = jnp.zeros((len(labelled), 2), jnp.float32)
         return lax.fori_loop(0, count, step, (progress, history))
 
-    @jax.jit
-    @full_precision
+    @jit
     def log_odds(variables, params, inputs):
         return -vae.discriminator().apply(params, coder.encode(variables, inputs))
 
@@ -198,7 +195,7 @@ def _compiled(network: str, z_dim: int) -> tuple[Callable[..., Any], ...]:
 
 @functools.lru_cache(maxsize=32)
 def _encoder(network: str, z_dim: int) -> Callable[..., Array]:
-    return jax.jit(full_precision(vae.autoencoder(network, z_dim).encode))
+    return jit(vae.autoencoder(network, z_dim).encode)
 
 
 def num_steps(config: VaalConfig, num_labelled: int, num_unlabelled: int) -> int:

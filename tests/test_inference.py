@@ -123,7 +123,8 @@ def test_posteriors_over_the_same_variables_share_the_convolutions(
     chunk = inference._chunk
 
     def spy(*arguments: Any) -> Any:
-        compiled.append(chunk.lower(*arguments).compile().as_text())
+        whole = jax.jit(chunk, static_argnums=(0, 1, 2))
+        compiled.append(whole.lower(*arguments).compile().as_text())
         return chunk(*arguments)
 
     monkeypatch.setattr(inference, "_chunk", spy)

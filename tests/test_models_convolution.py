@@ -1,13 +1,17 @@
 """Convolutions and their gradients against their definition, in float64."""
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bayesian_active_learning import models
+from bayesian_active_learning import compilation, models
+
+# Convolutions have another form in programs of ours on a CPU than in somebody else's.
+programs = pytest.mark.parametrize("jit", [compilation.jit, jax.jit], ids=["ours", "another's"])
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -36,6 +40,11 @@ def gradients_by_definition(
     return images_bar, kernel_bar
 
 
+def with_gradients(images: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple:
+    found, pullback = jax.vjp(models.convolution, images, kernel)
+    return found, *pullback(cotangent)
+
+
 def close(found: jax.Array, expected: np.ndarray) -> None:
     """Within rounding of the largest value: sums of up to 1,000 products."""
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -55,30 +64,28 @@ SHAPES = {
 }
 
 
+@programs
 @pytest.mark.parametrize("case", SHAPES)
-def test_convolution_and_gradients(case: str):
+def test_convolution_and_gradients(case: str, jit: Callable):
     images, kernel = (normal(seed, *shape) for seed, shape in enumerate(SHAPES[case]))
     expected = by_definition(images, kernel)
     cotangent = normal(2, *expected.shape)
-    found, pullback = jax.vjp(jax.jit(models.convolution), images, kernel)
+    found, *gradients = jit(with_gradients)(images, kernel, cotangent)
     assert found.dtype == jnp.float32
     close(found, expected)
     for ours, exact in zip(
-        pullback(cotangent), gradients_by_definition(images, kernel, cotangent), strict=True
+        gradients, gradients_by_definition(images, kernel, cotangent), strict=True
     ):
         close(ours, exact)
 
 
-def test_of_several_kernels_at_once():
+@programs
+def test_of_several_kernels_at_once(jit: Callable):
     """As replicas are trained: one kernel and one batch each."""
     images, kernels = normal(0, 3, 4, 8, 8, 2), normal(1, 3, 4, 4, 2, 20)
     cotangents = normal(2, 3, 4, 5, 5, 20)
 
-    def both(images, kernel, cotangent):
-        found, pullback = jax.vjp(models.convolution, images, kernel)
-        return found, *pullback(cotangent)
-
-    together = jax.jit(jax.vmap(both))(images, kernels, cotangents)
+    together = jit(jax.vmap(with_gradients))(images, kernels, cotangents)
     for index, parts in enumerate(zip(*together)):
         expected = by_definition(images[index], kernels[index])
         exact = gradients_by_definition(images[index], kernels[index], cotangents[index])
@@ -110,15 +117,18 @@ on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA:CP
 
 
 @on_cpu
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("batch_size", [8, 64])
-def test_no_convolution_of_a_step_goes_to_the_slow_library(batch_size: int):
+def test_no_convolution_of_a_step_goes_to_the_slow_library(batch_size: int, ours: bool):
     """YNNPACK's convolutions take up to eight times as long as Eigen's."""
     images, kernel = normal(0, batch_size, 12, 12, 32), normal(1, 4, 4, 32, 32)
 
     def loss(images, kernel):
         return (models.convolution(images, kernel) ** 2).sum()
 
-    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(images, kernel).compile().as_text()
+    with compilation.plain_convolutions(ours):
+        lowered = jax.jit(jax.grad(loss, (0, 1))).lower(images, kernel)
+    compiled = lowered.compile(compilation._EIGEN if ours else None).as_text()
     taken = [x for x in compiled.splitlines() if "ynn_fusion" in x and "conv_general_dilated" in x]
     assert "convolution(" in compiled and not taken
 

@@ -2,9 +2,9 @@
 
 XLA:CPU has a fast path for a plain forward convolution (Eigen's). It misses it for both
 convolutions of the gradient, which are therefore forward convolutions of rearranged arrays
-here, and, since jax 0.10, for the plain one too where YNNPACK takes it, which is up to 8 times
-slower. The forward convolution of few channels is a sum of shifted images. Accelerators get
-the native ones.
+here, and, since jax 0.10, for all that YNNPACK takes, unless a program says otherwise
+(`compilation`). The forward convolution of few channels is a sum of shifted images.
+Accelerators get the native ones.
 """
 
 import functools
@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bayesian_active_learning.compilation import plain_convolutions
 from bayesian_active_learning.types import Array, Key
 
 MODES = ("train", "sample", "mean")
 _GLOROT = hk.initializers.VarianceScaling(1.0, "fan_avg", "uniform")  # Keras' default
-_TOGETHER, _SIDE_BY_SIDE = 8, 4
+_TOGETHER, _SIDE_BY_SIDE = 4, 8
 """Examples in one convolution of a kernel's gradient, and how many of those run at once: more
 examples in one leave the cache, and one alone does not keep two cores busy."""
+_LAST = "NHWC", "HWIO", "NHWC"  # where channels are
 _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 """Input channels, and products for an output, that make no matrix product worth it."""
 
@@ -32,9 +34,7 @@ _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 def _native_convolution(
     images: Array, kernel: Array, padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0))
 ) -> Array:
-    return lax.conv_general_dilated(
-        images, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=_LAST)
 
 
 def _by_eigen(images: Array, kernel: Array) -> Array:
@@ -67,29 +67,33 @@ def _few(images: Array, size: Sequence[int]) -> bool:
     return channels <= _FEW_CHANNELS and math.prod(size) * channels <= _FEW_PRODUCTS
 
 
-@jax.custom_vjp
-def _on_cpu(images: Array, kernel: Array) -> Array:
-    few = _few(images, kernel.shape[:2])
-    return (_shifted_sum if few else _by_eigen)(images, kernel)
+@functools.cache
+def _on_cpu(plain: bool) -> Callable[[Array, Array], Array]:
+    """The convolution for programs that leave plain ones to Eigen, or for all others."""
+    large = _native_convolution if plain else _by_eigen
+
+    @jax.custom_vjp
+    def convolve(images: Array, kernel: Array) -> Array:
+        few = _few(images, kernel.shape[:2])
+        return (_shifted_sum if few else large)(images, kernel)
+
+    def forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+        return convolve(images, kernel), (images, kernel)
+
+    def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+        images, kernel = saved
+        height, width = kernel.shape[:2]
+        # Of the images: the padded cotangent with the flipped kernel.
+        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        padding = (height - 1,) * 2, (width - 1,) * 2
+        images_bar = _native_convolution(cotangent, flipped, padding)
+        return images_bar, _kernel_gradient(images, cotangent, plain)
+
+    convolve.defvjp(forward, backward)
+    return convolve
 
 
-def _forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _on_cpu(images, kernel), (images, kernel)
-
-
-def _backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    images, kernel = saved
-    height, width = kernel.shape[:2]
-    # Of the images: the padded cotangent with the flipped kernel.
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    images_bar = _native_convolution(cotangent, flipped, ((height - 1,) * 2, (width - 1,) * 2))
-    return images_bar, _kernel_gradient(images, cotangent)
-
-
-_on_cpu.defvjp(_forward, _backward)
-
-
-def _kernel_gradient(images: Array, cotangent: Array) -> Array:
+def _kernel_gradient(images: Array, cotangent: Array, plain: bool) -> Array:
     """`[kh, kw, C, F]`, the sum over parts of the batch."""
     size = [i - o + 1 for i, o in zip(images.shape[1:3], cotangent.shape[1:3])]
     if _few(images, size):
@@ -101,26 +105,39 @@ def _kernel_gradient(images: Array, cotangent: Array) -> Array:
     sums = []
     if whole:
         blocks = [x[:whole].reshape(-1, at_once, *x.shape[1:]) for x in (images, cotangent)]
-        sums.append(lax.map(lambda block: _gradient_of_parts(*block), blocks).sum(axis=0))
+        sums.append(
+            lax.map(lambda block: _gradient_of_parts(block[0], block[1], plain), blocks).sum(axis=0)
+        )
     if whole < count:
-        sums.append(_gradient_of_parts(images[whole:], cotangent[whole:]))
+        sums.append(_gradient_of_parts(images[whole:], cotangent[whole:], plain))
     return functools.reduce(jnp.add, sums).transpose(1, 2, 0, 3)
 
 
-def _gradient_of_parts(images: Array, cotangent: Array) -> Array:
+def _gradient_of_parts(images: Array, cotangent: Array, plain: bool) -> Array:
     """`[C, kh, kw, F]`, the sum over parts that may run side by side."""
-    starts = range(0, len(images), _TOGETHER)
-    parts = ([x[i : i + _TOGETHER] for x in (images, cotangent)] for i in starts)
-    return functools.reduce(jnp.add, (_gradient_of_part(*part) for part in parts))
+    parts = (slice(i, i + _TOGETHER) for i in range(0, len(images), _TOGETHER))
+    found = (_gradient_of_part(images[part], cotangent[part], plain) for part in parts)
+    return functools.reduce(jnp.add, found)
 
 
-def _gradient_of_part(images: Array, cotangent: Array) -> Array:
+def _gradient_of_part(images: Array, cotangent: Array, plain: bool) -> Array:
     """Channels in the place of examples, examples in the place of channels: a convolution of the
-    images with the cotangent, longer by zeros than they are, see `_by_eigen`."""
-    below = 0, images.shape[1] + 1 - cotangent.shape[1]
-    longer = jnp.pad(cotangent, ((0, 0), below, (0, 0), (0, 0)))
-    swapped = images.transpose(3, 1, 2, 0), longer.transpose(1, 2, 0, 3)
-    return _native_convolution(*swapped, (below, (0, 0)))
+    images with the cotangent. Two columns of the kernel come from one, with twice the outputs
+    and a stride of 2: Eigen gathers its inputs half as often."""
+    width = images.shape[2] - cotangent.shape[2] + 1
+    together = min(2, width)
+    # Where that is to keep YNNPACK away, longer by zeros than the images are.
+    below = 0, 0 if plain else images.shape[1] + 1 - cotangent.shape[1]
+    kernel = cotangent.transpose(1, 2, 0, 3)
+    shifts = ((below, (j, together - 1 - j), (0, 0), (0, 0)) for j in range(together))
+    found = lax.conv_general_dilated(
+        images.transpose(3, 1, 2, 0),
+        jnp.concatenate([jnp.pad(kernel, shift) for shift in shifts], axis=3),
+        (1, together),
+        (below, (0, -width % together)),
+        dimension_numbers=_LAST,
+    )
+    return found.reshape(*found.shape[:2], -1, cotangent.shape[3])[:, :, :width]
 
 
 def convolution(images: Array, kernel: Array) -> Array:
@@ -135,7 +152,8 @@ def convolution(images: Array, kernel: Array) -> Array:
       `[B, H - kh + 1, W - kw + 1, F]`.
     """
     _check_convolution(images, kernel)
-    return lax.platform_dependent(images, kernel, cpu=_on_cpu, default=_native_convolution)
+    on_cpu = _on_cpu(plain_convolutions.value)
+    return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_native_convolution)
 
 
 def _check_convolution(images: Array, kernel: Array) -> None:
@@ -177,25 +195,6 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
         return lax.platform_dependent(images, *parameters, cpu=mapped, default=function)
 
     return apply
-
-
-def dropout(key: Key, rate: float, inputs: Array) -> Array:
-    """Zero with probability `rate`, else `inputs / (1 - rate)`.
-
-    A rate that is a whole number of 256ths takes a byte of random bits for each input, in the
-    place of the four that `haiku.dropout` takes: most of a mask's time is their making.
-
-    Raises:
-      ValueError: a rate outside of [0, 1).
-    """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate must lie in [0, 1), got {rate}")
-    threshold = 256 * rate
-    if threshold % 1:
-        return hk.dropout(key, rate, inputs)
-    words = jax.random.bits(key, (-(-inputs.size // 4),), "uint32")
-    found = lax.bitcast_convert_type(words, jnp.uint8).ravel()[: inputs.size]
-    return jnp.where(found.reshape(inputs.shape) >= int(threshold), inputs / (1 - rate), 0)
 
 
 def dropout(key: Key, rate: float, inputs: Array) -> Array:
