@@ -28,7 +28,18 @@ from bayesian_active_learning.types import (
     Source,
     Variables,
 )
-from bayesian_active_learning.utils import check_positive, log_mean_exp, pad_rows
+from bayesian_active_learning.utils import (
+    check_positive,
+    even_chunk,
+    give_back_freed_memory,
+    log_mean_exp,
+    pad_rows,
+)
+
+_MOST_IN_A_CHUNK = 2_000
+_CHUNKS_KEPT = 16
+"""After so many, freed memory goes back to the system: what the C library keeps of it for each
+thread grows with the length of the pool."""
 
 
 def _split_keys(shared: PyTree, key: Key, num_samples: int) -> Array:
@@ -106,7 +117,7 @@ def _stream(
     source: Source,
     rows: np.ndarray,
     reduce: Callable[..., PyTree],
-    chunk_size: int,
+    chunk_size: int | None,
 ) -> Iterator[tuple[int, PyTree]]:
     """Yields (number of rows, `reduce` of their log-probabilities) chunk by chunk."""
     _check_samples(num_samples)
@@ -120,6 +131,8 @@ def _stream(
     distinct = {id(posterior.shared): posterior.shared for posterior in posteriors}
     places = tuple(list(distinct).index(id(posterior.shared)) for posterior in posteriors)
     shared = tuple(distinct.values())
+    if chunk_size is None:
+        chunk_size = even_chunk(np.size(rows), _MOST_IN_A_CHUNK)
     for count, inputs in _inputs(source, rows, chunk_size):
         yield count, _chunk(applies, places, reduce, shared, draws, inputs)
 
@@ -135,9 +148,11 @@ def _inputs(source: Source, rows: Any, chunk_size: int) -> Iterator[tuple[int, A
             f"rows must lie in 0..{source.shape[0] - 1}, got {rows.min()}..{rows.max()}"
         )
     chunk_size = min(chunk_size, max(1, rows.size))
-    for start in range(0, rows.size, chunk_size):
+    for number, start in enumerate(range(0, rows.size, chunk_size), 1):
         part = rows[start : start + chunk_size]
         yield len(part), jnp.asarray(source[pad_rows(part, chunk_size)])
+        if number % _CHUNKS_KEPT == 0:
+            give_back_freed_memory()
 
 
 def _collect(pieces: Iterator[tuple[int, PyTree]], total: int, *, axis: int = 0) -> PyTree:
@@ -173,7 +188,7 @@ def score_pool(
     scores: Sequence[Score],
     *,
     num_samples: int,
-    chunk_size: int = 1_000,
+    chunk_size: int | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Scores of the inputs `source[rows]`, one `[N]` array for each score.
 
@@ -184,7 +199,9 @@ def score_pool(
       rows: `[N]` integers.
       scores: functions `[n, K, C] -> [n]`, each looking at one input at a time.
       num_samples: K.
-      chunk_size: inputs in flight; any value gives the same scores within rounding.
+      chunk_size: inputs in flight; any value gives the same scores within rounding. None: at
+        most 2,000, so that the last chunk is filled up with little; of few sizes, since each is
+        compiled.
 
     Raises:
       ValueError: rows out of range or empty, sizes that are not positive.
@@ -205,7 +222,7 @@ def log_probs(
     rows: Any,
     *,
     num_samples: int,
-    chunk_size: int = 1_000,
+    chunk_size: int | None = None,
 ) -> np.ndarray:
     """Dense `[N, K, C]` log-probabilities, for rules that look at several inputs at once."""
     chunks = _stream(key, [posterior], [num_samples], source, rows, _identity, chunk_size)
@@ -223,7 +240,7 @@ def predict(
     rows: Any,
     *,
     num_samples: Sequence[int],
-    chunk_size: int = 1_000,
+    chunk_size: int | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Mean predictive log-probabilities `[N, C]` under each posterior.
 

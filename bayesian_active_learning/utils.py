@@ -1,6 +1,7 @@
 """Small helpers: log-space sums, eager checks, padding, files written atomically."""
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -8,7 +9,7 @@ import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -57,6 +58,35 @@ def seven_digits(value: Any) -> float:
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value` (and at least one)."""
     return max(1, -(-value // multiple)) * multiple
+
+
+def even_chunk(count: int, most: int) -> int:
+    """The size of as few chunks of `count` rows as there can be with at most `most` rows in each,
+    so that the last one is filled up with little.
+
+    In steps of an eighth of `most`: each size is compiled, and pools shrink by a few rows a round.
+    """
+    if count <= most:
+        return max(1, count)
+    number = -(-count // most)
+    return min(most, round_up(-(-count // number), -(-most // 8)))
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Of the GNU C library; others have none."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def give_back_freed_memory() -> None:
+    """Gives back to the system what the C library keeps of freed memory, for each thread apart.
+    A few milliseconds for some 100 MB."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 def pad_rows(rows: np.ndarray, size: int) -> np.ndarray:

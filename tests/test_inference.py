@@ -201,6 +201,15 @@ def test_one_compilation_serves_all_rounds_in_chunks_of_one_size():
     assert not np.allclose(found[0][:80], found[1], atol=1e-3)  # the new variables count
 
 
+def test_chunks_of_no_given_size_are_even(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inference, "_MOST_IN_A_CHUNK", 50)
+    posterior = inference.mc_dropout(*setup("mlp"))
+    for rows, sizes in ((ROWS, [42] * 3), (ROWS[:50], [50]), (ROWS[:51], [28] * 2)):
+        source = Rows()
+        inference.log_probs(KEY, posterior, source, rows, num_samples=2)
+        assert source.read == sizes
+
+
 REFUSALS: list[tuple[Callable, str]] = [
     (lambda: score(rows=[0, 200]), r"rows must lie in 0\.\.199, got 0\.\.200"),
     (lambda: score(rows=[5, -1]), r"rows must lie in 0\.\.199, got -1\.\.5"),
