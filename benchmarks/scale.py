@@ -5,9 +5,6 @@ anonymous part of the resident set (RssAnon) over that of the same process with 
 imported, the backend started and the file opened, before anything was compiled: pages of the
 memory-mapped file, which the system may drop, do not count. Linux only.
 
-Pools are measured a second time with large blocks given back to the system at once (`FLAT`): by
-default the C library keeps up to a heap of freed memory for each thread.
-
     python -m benchmarks.scale --quick
 """
 
@@ -26,10 +23,8 @@ import numpy as np
 from benchmarks import measure, peers
 from benchmarks.measure import OURS, Timing
 
-CHUNK = 1_000  # inputs that go through a network at a time, by default
+CHUNK = 2_000  # inputs that go through a network at a time, by default
 WRITTEN = 10_000  # images written at a time
-FLAT = {"MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
-"""A setting of the GNU C library: blocks of 4 MiB and more are mapped and unmapped one by one."""
 RATIOS = ("microseconds_each", "megabytes", "megabytes_after_warming")
 
 
@@ -63,8 +58,7 @@ def run(sizes: Sizes, found: peers.Peers) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "pool.npy")
         _write(path, max(sizes.pools))
-        for environment in ({}, FLAT):
-            results += _pools(path, sizes, environment)
+        results += _pools(path, sizes)
     results += [
         _measured(
             f"{sizes.outputs_pool:,} inputs, K = {k}, C = {c:,}: {k * c:,} outputs each",
@@ -87,18 +81,11 @@ def run(sizes: Sizes, found: peers.Peers) -> list[dict[str, Any]]:
     return results
 
 
-def _pools(path: str, sizes: Sizes, environment: dict[str, str]) -> list[dict[str, Any]]:
-    setting = "".join(f", {name}={value}" for name, value in environment.items())
-    work = {
-        "kind": "pool",
-        "path": path,
-        "num_samples": sizes.num_samples,
-        "environment": environment,
-    }
+def _pools(path: str, sizes: Sizes) -> list[dict[str, Any]]:
     pools = [
         _measured(
-            f"pool of {count:,} images from disk, K = {sizes.num_samples}, five scores{setting}",
-            {**work, "count": count},
+            f"pool of {count:,} images from disk, K = {sizes.num_samples}, five scores",
+            {"kind": "pool", "path": path, "num_samples": sizes.num_samples, "count": count},
             sizes.repeats,
             count,
         )
@@ -146,7 +133,6 @@ def _child(work: dict[str, Any]) -> dict[str, float]:
     root = str(pathlib.Path(__file__).resolve().parent.parent)
     # Compiling is part of the memory: no measurement may find programs that another one left.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
-    environment |= work.get("environment", {})
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale", "--measure", json.dumps(work)],
