@@ -12,6 +12,7 @@ __version__ = "0.5.0"
 _SUBMODULES = (
     "acquisition_functions",
     "cold_start",
+    "compilation",
     "data_utils",
     "experiment",
     "frozen_features",
