@@ -314,8 +314,10 @@ def _skipping(rate: float) -> Callable[..., Array]:
         def only(size: int) -> Callable[[], Array]:
             def apply() -> Array:
                 samples, chosen = lax.div(order[:size], units), lax.rem(order[:size], units)
-                # Rows of the transpose lie in one piece; it is the same for all samples.
-                rows = weights.T[chosen] * masks[samples]
+                # Row by row of the transpose, where they lie in one piece: XLA:CPU gathers many at
+                # once number by number.
+                units_first = weights.T
+                rows = lax.map(lambda of: units_first[of[1]] * masks[of[0]], (samples, chosen))
                 hidden = jax.nn.relu(flat @ rows.T + bias[chosen])
                 own = samples[:, None] == jnp.arange(num_samples)
                 blocks = jnp.where(own[:, :, None], lasts[samples, chosen][:, None], 0)
