@@ -6,8 +6,10 @@ of it. Networks are traced with plain convolutions where it is set, and with con
 YNNPACK does not take elsewhere (`models.convolution`): in a program of somebody else.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -17,8 +19,25 @@ from bayesian_active_learning.precision import full_precision
 P = ParamSpec("P")
 T = TypeVar("T")
 
-plain_convolutions: Any = jax.make_user_context(False)
-"""Whether what is being traced leaves convolutions to Eigen. Traces for both are kept apart."""
+# Not `jax.make_user_context`: a new one makes JAX compile again all that a process has compiled.
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """What is traced inside is for a program that leaves plain convolutions to Eigen."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def are_convolutions_plain() -> bool:
+    """Whether `plain_convolutions` is on. A function that JAX traces once for all, such as a
+    branch of `lax.cond`, must be another one for each answer."""
+    return _plain.get()
+
 
 _EIGEN = {
     "xla_cpu_experimental_ynn_fusion_type": (
@@ -52,7 +71,7 @@ def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
 
     @functools.wraps(function)
     def plainly(*args: P.args, **kwargs: P.kwargs) -> T:
-        with plain_convolutions(True):
+        with plain_convolutions():
             return precise(*args, **kwargs)
 
     by_eigen = jax.jit(plainly, compiler_options=_EIGEN, **arguments)

@@ -1,5 +1,8 @@
 """Programs of ours and of others: where convolutions may be plain ones."""
 
+import contextlib
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 from bayesian_active_learning import compilation, models
-from bayesian_active_learning.compilation import jit, plain_convolutions
+from bayesian_active_learning.compilation import are_convolutions_plain, jit, plain_convolutions
 
 ON_CPU = jax.default_backend() == "cpu"
 on_cpu = pytest.mark.skipif(not ON_CPU, reason="about XLA:CPU")
@@ -16,7 +19,7 @@ on_cpu = pytest.mark.skipif(not ON_CPU, reason="about XLA:CPU")
 
 def form(x: jax.Array) -> jax.Array:
     """1 where it is traced with plain convolutions, 2 elsewhere."""
-    return x + (1 if plain_convolutions.value else 2)
+    return x + (1 if are_convolutions_plain() else 2)
 
 
 def test_programs_of_ours_are_traced_with_plain_convolutions_on_a_cpu():
@@ -57,7 +60,7 @@ def test_networks_are_traced_anew_for_the_other_form():
         def apply(variables: Any) -> jax.Array:
             return model.apply(variables, None, images, mode="mean")[0].logits
 
-        with plain_convolutions(plain):
+        with plain_convolutions() if plain else contextlib.nullcontext():
             return jax.jit(apply).lower(variables).as_text()
 
     texts = [lowered(plain) for plain in (True, False, True)]
@@ -92,3 +95,23 @@ def test_both_forms_of_a_network_agree():
     found, expected = (j(jax.value_and_grad(loss))(variables) for j in (jit, jax.jit))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 * max(1, np.abs(theirs).max()))
+
+
+LATE = """
+import jax
+count = [0]
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: count.append(event.endswith("backend_compile_duration"))
+)
+double = jax.jit(lambda x: 2 * x)
+double(1.0)
+before = sum(count)
+from bayesian_active_learning import inference, models, training
+double(2.0)
+assert sum(count) == before == 1, (before, count)
+"""
+
+
+def test_what_was_compiled_before_we_were_imported_is_not_compiled_again():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bayesian_active_learning.compilation import plain_convolutions
+from bayesian_active_learning.compilation import are_convolutions_plain
 from bayesian_active_learning.types import Array, Key
 
 MODES = ("train", "sample", "mean")
@@ -152,7 +152,7 @@ def convolution(images: Array, kernel: Array) -> Array:
       `[B, H - kh + 1, W - kw + 1, F]`.
     """
     _check_convolution(images, kernel)
-    on_cpu = _on_cpu(plain_convolutions.value)
+    on_cpu = _on_cpu(are_convolutions_plain())
     return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_native_convolution)
 
 
@@ -181,18 +181,25 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
     """`function(images, *parameters)`, on a CPU run on `size` images at a time, whose
     activations stay in the cache; the whole batch at once elsewhere."""
 
-    def mapped(images: Array, *parameters: Array) -> Array:
-        count, missing = len(images), -len(images) % size
-        # A last part that is smaller would be a second program.
-        images = jnp.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
-        parts = images.reshape(-1, size, *images.shape[1:])
-        found = lax.map(lambda part: function(part, *parameters), parts)
-        return found.reshape(-1, *found.shape[2:])[:count]
+    @functools.cache
+    def mapped(plain: bool) -> Callable[..., Array]:
+        """One for each form of the convolutions: JAX finds what it has traced by its function."""
+
+        def in_parts(images: Array, *parameters: Array) -> Array:
+            count, missing = len(images), -len(images) % size
+            # A last part that is smaller would be a second program.
+            images = jnp.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
+            parts = images.reshape(-1, size, *images.shape[1:])
+            found = lax.map(lambda part: function(part, *parameters), parts)
+            return found.reshape(-1, *found.shape[2:])[:count]
+
+        return in_parts
 
     def apply(images: Array, *parameters: Array) -> Array:
         if images.shape[0] <= size:
             return function(images, *parameters)
-        return lax.platform_dependent(images, *parameters, cpu=mapped, default=function)
+        on_cpu = mapped(are_convolutions_plain())
+        return lax.platform_dependent(images, *parameters, cpu=on_cpu, default=function)
 
     return apply
 
