@@ -37,7 +37,8 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|numpy|np|optax|haiku|hk|os|pathlib|collections)\b.*"),
-    ("py:class", rf"(P|{PACKAGE}\.(compilation|precision)\.T)"),  # of any function: a type variable each
+    # Of any function: a type variable each.
+    ("py:class", rf"(P|{PACKAGE}\.(compilation|precision)\.T)"),
     ("py:class", r"(Axes|Figure)"),  # of matplotlib, which is imported where it is used
     ("py:class", rf"{PACKAGE}\.acquisition_functions\.selection\.State"),  # any pytree
     ("py:class", rf"{PACKAGE}\.data_utils\.idx\.FileCheck"),  # a size and a hash
