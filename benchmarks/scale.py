@@ -23,7 +23,6 @@ import numpy as np
 from benchmarks import measure, peers
 from benchmarks.measure import OURS, Timing
 
-CHUNK = 2_000  # inputs that go through a network at a time, by default
 WRITTEN = 10_000  # images written at a time
 RATIOS = ("microseconds_each", "megabytes", "megabytes_after_warming")
 
@@ -201,6 +200,13 @@ def _measure(work: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def _one_chunk(count: int) -> np.ndarray:
+    """Rows that compile what `count` of them take by default."""
+    from bayesian_active_learning import inference, utils
+
+    return np.arange(utils.even_chunk(count, inference._MOST_IN_A_CHUNK))
+
+
 def _pool(work: dict[str, Any]) -> tuple[Any, Any]:
     import jax
 
@@ -221,7 +227,7 @@ def _pool(work: dict[str, Any]) -> tuple[Any, Any]:
             jax.random.key(1), posterior, source, rows, scores, num_samples=work["num_samples"]
         )
 
-    return over(np.arange(min(CHUNK, work["count"]))), over(np.arange(work["count"]))
+    return over(_one_chunk(work["count"])), over(np.arange(work["count"]))
 
 
 def _outputs(work: dict[str, Any]) -> tuple[Any, Any]:
@@ -241,7 +247,7 @@ def _outputs(work: dict[str, Any]) -> tuple[Any, Any]:
             jax.random.key(1), posterior, inputs, rows, [bald], num_samples=work["num_samples"]
         )
 
-    return over(np.arange(min(CHUNK, len(inputs)))), over(np.arange(len(inputs)))
+    return over(_one_chunk(len(inputs))), over(np.arange(len(inputs)))
 
 
 def _k_center(work: dict[str, Any]) -> tuple[Any, Any]:
