@@ -478,16 +478,20 @@ def test_blocks_are_single_steps_one_after_another():
 
 def test_one_compilation_serves_all_rounds(compilations: Callable[[], int]):
     fit_vectors()
-    for number in range(4):
+    keys = [jax.random.key(number) for number in range(4)]
+    fitted = compilations()
+    for number, key in enumerate(keys):
         size = 1 + 13 * number  # from fewer than a batch to most of the rows
         state = fit_vectors(
-            jax.random.key(number),
+            key,
             range(size),
             range(size, 60),
             max_steps=1 + 3 * number,
             beta=0.1 * number,
             learning_rate=1e-4 * (1 + number),
         )
+        if number == 0:
+            assert compilations() == fitted
         vaal.unlabelled_probability(state, vectors(), np.arange(size, 60), chunk_size=8)
         if number == 0:
             before = compilations()  # those for this chunk included
