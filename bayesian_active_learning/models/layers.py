@@ -407,7 +407,8 @@ def _shares(pairs: Array, larger: Array, axis: int) -> Array:
 
 
 def _unpool(images: Array, cotangent: Array) -> tuple[Array]:
-    """In one loop, where a derivative of slices would be sums of padded arrays."""
+    """In one loop, where a derivative of slices would be sums of padded arrays, and without
+    select-and-scatter, which accelerators cannot run deterministically."""
     rows, larger, columns, largest = _pooled(images)
     spread = cotangent[:, :, :, None] * _shares(columns, largest, 3)
     spread = spread.reshape(larger.shape)[:, :, None] * _shares(rows, larger, 2)
