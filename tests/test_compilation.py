@@ -98,6 +98,7 @@ def test_both_forms_of_a_network_agree():
 
 
 LATE = """
+import haiku  # which has JAX compile again itself, with jax 0.12
 import jax
 count = [0]
 jax.monitoring.register_event_duration_secs_listener(
