@@ -12,7 +12,8 @@ from jax import lax
 
 from bayesian_active_learning import models
 from bayesian_active_learning.hoisting import map_draws
-from bayesian_active_learning.models.layers import _skipping, in_small_batches
+from bayesian_active_learning.models.convolutions import in_small_batches
+from bayesian_active_learning.models.layers import _skipping
 from bayesian_active_learning.types import Model, Outputs, Variables
 
 KEY = jax.random.key(0)

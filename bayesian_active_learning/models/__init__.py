@@ -1,10 +1,10 @@
 """Haiku networks behind one record, `Model(init, apply)`."""
 
+from bayesian_active_learning.models.convolutions import convolution
 from bayesian_active_learning.models.layers import (
     MODES,
     ConvolutionParameters,
     DropoutLinear,
-    convolution,
     dropout,
     last_layers,
     max_pool_2x2,

@@ -6,13 +6,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from bayesian_active_learning.models.convolutions import convolution, in_small_batches
 from bayesian_active_learning.models.layers import (
     MODES,
     ConvolutionParameters,
     DropoutLinear,
     channel_mask,
-    convolution,
-    in_small_batches,
     last_layers,
     max_pool_2x2,
 )

@@ -4,7 +4,7 @@ Sinha, Ebrahimi & Darrell 2019, "Variational adversarial active learning"
 (arXiv:1904.00370), in the sizes of two public implementations: one for MNIST, one for
 32x32 images, and a small perceptron for feature vectors. Strided and transposed
 convolutions are written as stride-1 convolutions of rearranged arrays, so that they and
-both their gradients take XLA:CPU's fast path (see `layers.convolution`).
+both their gradients take XLA:CPU's fast path (see `convolution`).
 
 All weights start from Kaiming's normal distribution (He et al. 2015, arXiv:1502.01852;
 deviation sqrt(2 / fan in)), all biases from 0.
@@ -19,7 +19,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from bayesian_active_learning.models.layers import convolution
+from bayesian_active_learning.models.convolutions import convolution
 from bayesian_active_learning.types import Array, Key, PyTree, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive
 
