@@ -36,16 +36,35 @@ def _words(key: Key, count: int) -> Array:
     """`jax.random.bits(key, (count,), "uint32")`, the same bits.
 
     JAX's threefry is a loop of passes over memory on a CPU. Its 20 rounds written out are one
-    pass, four to seven times as fast. Salmon et al. (2011), "Parallel random numbers: as easy as
-    1, 2, 3": 64 bits are counted, of whose two results JAX takes the exclusive or.
+    pass, four to seven times as fast.
     """
     if jax.random.key_impl(key) != "threefry2x32":
         return jax.random.bits(key, (count,), "uint32")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    first, second = jax.random.key_data(key) if typed else key
-    keys = first, second, first ^ second ^ jnp.uint32(0x1BD11BDA)
-    high = jnp.full(count, first)  # of the counter all zeros, plus the key
-    low = jnp.arange(count, dtype=jnp.uint32) + second
+    data = jax.random.key_data(key) if typed else key
+
+    def on_cpu(data: Array) -> Array:
+        half = -(-count // 2)
+        # In two pieces: XLA makes one anew for each byte that is taken of it.
+        pieces = lax.map(lambda i: _threefry(data, i * half, half), jnp.arange(2, dtype=jnp.uint32))
+        return pieces.ravel()[:count]
+
+    def elsewhere(data: Array) -> Array:
+        key = jax.random.wrap_key_data(data, impl="threefry2x32")
+        return jax.random.bits(key, (count,), "uint32")
+
+    return lax.platform_dependent(data, cpu=on_cpu, default=elsewhere)
+
+
+def _threefry(key: Array, start: Array, count: int) -> Array:
+    """Words `start` to `start + count - 1` of a key `[2]`.
+
+    Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3". Numbers of 64 bits are
+    counted, and JAX takes the exclusive or of both halves of what comes of one.
+    """
+    keys = *key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
+    high = jnp.full(count, key[0])  # of the counter all zeros, plus the key
+    low = start + jnp.arange(count, dtype=jnp.uint32) + key[1]
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             high = high + low
