@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bayesian_active_learning import compilation, models
+from bayesian_active_learning.models.convolutions import two_convolutions
 
 # Convolutions have another form in programs of ours on a CPU than in somebody else's.
 programs = pytest.mark.parametrize("jit", [compilation.jit, jax.jit], ids=["ours", "another's"])
@@ -92,6 +93,59 @@ def test_of_several_kernels_at_once(jit: Callable):
         exact = gradients_by_definition(images[index], kernels[index], cotangents[index])
         for ours, theirs in zip(parts, (expected, *exact), strict=True):
             close(ours, theirs)
+
+
+TWO = {
+    "as in the paper's network": ((3, 28, 28, 1), (4, 4, 1, 32), (4, 4, 32, 32)),
+    "two channels, odd": ((5, 11, 10, 2), (3, 2, 2, 8), (2, 3, 8, 9)),
+    "all parts and a rest": ((45, 9, 8, 1), (4, 3, 1, 8), (3, 4, 8, 4)),
+    "many channels": ((3, 9, 9, 8), (3, 3, 8, 8), (3, 3, 8, 4)),
+    "few channels between": ((2, 9, 9, 1), (3, 3, 1, 3), (3, 3, 3, 4)),
+}
+
+
+@programs
+@pytest.mark.parametrize("case", TWO)
+def test_two_convolutions_and_gradients(case: str, jit: Callable):
+    shapes = TWO[case]
+    images, kernel_1, kernel_2 = (normal(seed, *shape) for seed, shape in enumerate(shapes))
+    bias = normal(3, kernel_1.shape[3])
+    before = by_definition(images, kernel_1) + bias
+    hidden = np.maximum(before, 0)
+    expected = by_definition(hidden, kernel_2)
+    cotangent = normal(4, *expected.shape)
+
+    def with_gradients(*inputs: jax.Array) -> tuple:
+        found, pullback = jax.vjp(two_convolutions, *inputs)
+        return found, *pullback(cotangent)
+
+    hidden_bar, kernel_2_bar = gradients_by_definition(hidden, kernel_2, cotangent)
+    hidden_bar = np.where(before > 0, hidden_bar, 0)
+    exact = (
+        expected,
+        *gradients_by_definition(images, kernel_1, hidden_bar),
+        hidden_bar.sum(axis=(0, 1, 2)),
+        kernel_2_bar,
+    )
+    found = jit(with_gradients)(images, kernel_1, bias, kernel_2)
+    for ours, theirs in zip(found, exact, strict=True):
+        close(ours, theirs)
+
+
+@programs
+def test_two_convolutions_of_several_kernels_at_once(jit: Callable):
+    shapes = (2, 5, 9, 9, 1), (2, 3, 3, 1, 8), (2, 8), (2, 3, 3, 8, 4)
+    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
+
+    def loss(*inputs: jax.Array) -> jax.Array:
+        return (two_convolutions(*inputs) ** 2).sum()
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2, 3))
+    together = jit(jax.vmap(gradient))(*inputs)
+    for index in range(2):
+        alone = jit(gradient)(*(x[index] for x in inputs))
+        for one, other in zip(together, alone, strict=True):
+            close(one[index], np.asarray(other))
 
 
 def test_pixels_that_no_output_looks_at_have_no_gradient():

@@ -78,48 +78,117 @@ def _on_cpu(plain: bool) -> Callable[[Array, Array], Array]:
 
     def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
         images, kernel = saved
-        height, width = kernel.shape[:2]
-        # Of the images: the padded cotangent with the flipped kernel.
-        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        padding = (height - 1,) * 2, (width - 1,) * 2
-        images_bar = _native_convolution(cotangent, flipped, padding)
-        return images_bar, _kernel_gradient(images, cotangent, plain)
+        if _few(images, kernel.shape[:2]):
+            kernel_bar = _few_gradient(images, kernel.shape, cotangent)
+        else:
+            kernel_bar = _kernel_gradient(images, _channels_first, kernel, cotangent, plain)
+        return _images_gradient(kernel, cotangent), kernel_bar
 
     convolve.defvjp(forward, backward)
     return convolve
 
 
-def _kernel_gradient(images: Array, cotangent: Array, plain: bool) -> Array:
-    """`[kh, kw, C, F]`, the sum over parts of the batch."""
-    size = [i - o + 1 for i, o in zip(images.shape[1:3], cotangent.shape[1:3])]
-    if _few(images, size):
-        columns = jnp.stack(_shifted(images, size)).reshape(-1, cotangent[..., 0].size)
-        found = columns @ cotangent.reshape(-1, cotangent.shape[3])
-        return found.reshape(*size, images.shape[3], -1)
-    count, at_once = len(images), _TOGETHER * _SIDE_BY_SIDE
+@functools.cache
+def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
+    """`two_convolutions` where the first has few products."""
+    second = _on_cpu(plain)
+
+    def hidden_of(images: Array, kernel: Array, bias: Array) -> Array:
+        return jax.nn.relu(_shifted_sum(images, kernel) + bias)
+
+    @jax.custom_vjp
+    def convolve(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) -> Array:
+        return second(hidden_of(images, kernel_1, bias), kernel_2)
+
+    def forward(*inputs: Array) -> tuple[Array, tuple[Array, ...]]:
+        hidden = hidden_of(*inputs[:3])
+        return second(hidden, inputs[3]), (*inputs, hidden)
+
+    def backward(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
+        images, kernel_1, bias, kernel_2, hidden = saved
+        hidden_bar = jnp.where(hidden > 0, _images_gradient(kernel_2, cotangent), 0)
+
+        def anew(part: Array) -> Array:
+            return _channels_first_sum(part, kernel_1, bias)
+
+        return (
+            _images_gradient(kernel_1, hidden_bar),
+            _few_gradient(images, kernel_1.shape, hidden_bar),
+            hidden_bar.sum(axis=(0, 1, 2)),
+            _kernel_gradient(images, anew, kernel_2, cotangent, plain),
+        )
+
+    convolve.defvjp(forward, backward)
+    return convolve
+
+
+def _images_gradient(kernel: Array, cotangent: Array) -> Array:
+    """The padded cotangent with the flipped kernel."""
+    height, width = kernel.shape[:2]
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return _native_convolution(cotangent, flipped, ((height - 1,) * 2, (width - 1,) * 2))
+
+
+def _few_gradient(images: Array, shape: Sequence[int], cotangent: Array) -> Array:
+    """Of a kernel of this shape with few products: one product of their columns."""
+    columns = jnp.stack(_shifted(images, shape)).reshape(-1, cotangent[..., 0].size)
+    return (columns @ cotangent.reshape(-1, shape[3])).reshape(shape)
+
+
+def _channels_first(images: Array) -> Array:
+    """`[C, H, W, B]`."""
+    return images.transpose(3, 1, 2, 0)
+
+
+def _channels_first_sum(images: Array, kernel: Array, bias: Array) -> Array:
+    """`_channels_first` of the sum of shifted images with bias and ReLU: less time than turning
+    around what lies there already. Columns and examples are one axis to shift along."""
+    count, height, width = (n - k + 1 for n, k in zip(images.shape, (1, *kernel.shape[:2])))
+    rows = _channels_first(images).reshape(images.shape[3], images.shape[1], -1)
+    total = bias[:, None, None]
+    for i, j, c in itertools.product(*map(range, kernel.shape[:3])):
+        shifted = rows[c, i : i + height, j * count : (j + width) * count]
+        total = total + shifted * kernel[i, j, c][:, None, None]
+    return jax.nn.relu(total).reshape(-1, height, width, count)
+
+
+def _kernel_gradient(
+    inputs: Array,
+    images_of: Callable[[Array], Array],
+    kernel: Array,
+    cotangent: Array,
+    plain: bool,
+) -> Array:
+    """Like the kernel `[kh, kw, C, F]`, the sum over parts of the batch, of which
+    `images_of(part of the inputs)` are what the kernel sees, `[C, H, W, b]`."""
+
+    def of_parts(inputs: Array, cotangent: Array) -> Array:
+        return _gradient_of_parts(inputs, images_of, cotangent, plain)
+
+    count, at_once = len(inputs), _TOGETHER * _SIDE_BY_SIDE
     whole = count // at_once * at_once if count > at_once else 0
     sums = []
     if whole:
-        blocks = [x[:whole].reshape(-1, at_once, *x.shape[1:]) for x in (images, cotangent)]
-        sums.append(
-            lax.map(lambda block: _gradient_of_parts(block[0], block[1], plain), blocks).sum(axis=0)
-        )
+        blocks = [x[:whole].reshape(-1, at_once, *x.shape[1:]) for x in (inputs, cotangent)]
+        sums.append(lax.map(lambda block: of_parts(*block), blocks).sum(axis=0))
     if whole < count:
-        sums.append(_gradient_of_parts(images[whole:], cotangent[whole:], plain))
+        sums.append(of_parts(inputs[whole:], cotangent[whole:]))
     return functools.reduce(jnp.add, sums).transpose(1, 2, 0, 3)
 
 
-def _gradient_of_parts(images: Array, cotangent: Array, plain: bool) -> Array:
+def _gradient_of_parts(
+    inputs: Array, images_of: Callable[[Array], Array], cotangent: Array, plain: bool
+) -> Array:
     """`[C, kh, kw, F]`, the sum over parts that may run side by side."""
-    parts = (slice(i, i + _TOGETHER) for i in range(0, len(images), _TOGETHER))
-    found = (_gradient_of_part(images[part], cotangent[part], plain) for part in parts)
+    parts = (slice(i, i + _TOGETHER) for i in range(0, len(inputs), _TOGETHER))
+    found = (_gradient_of_part(images_of(inputs[part]), cotangent[part], plain) for part in parts)
     return functools.reduce(jnp.add, found)
 
 
 def _gradient_of_part(images: Array, cotangent: Array, plain: bool) -> Array:
     """Channels in the place of examples, examples in the place of channels: a convolution of the
-    images with the cotangent. Two columns of the kernel come from one, with twice the outputs
-    and a stride of 2: Eigen gathers its inputs half as often."""
+    images `[C, H, W, b]` with the cotangent. Two columns of the kernel come from one, with twice
+    the outputs and a stride of 2: Eigen gathers its inputs half as often."""
     width = images.shape[2] - cotangent.shape[2] + 1
     together = min(2, width)
     # Where that is to keep YNNPACK away, longer by zeros than the images are.
@@ -127,7 +196,7 @@ def _gradient_of_part(images: Array, cotangent: Array, plain: bool) -> Array:
     kernel = cotangent.transpose(1, 2, 0, 3)
     shifts = ((below, (j, together - 1 - j), (0, 0), (0, 0)) for j in range(together))
     found = lax.conv_general_dilated(
-        images.transpose(3, 1, 2, 0),
+        images,
         jnp.concatenate([jnp.pad(kernel, shift) for shift in shifts], axis=3),
         (1, together),
         (below, (0, -width % together)),
@@ -150,6 +219,30 @@ def convolution(images: Array, kernel: Array) -> Array:
     _check_convolution(images, kernel)
     on_cpu = _on_cpu(are_convolutions_plain())
     return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_native_convolution)
+
+
+def two_convolutions(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) -> Array:
+    """`convolution(relu(convolution(images, kernel_1) + bias), kernel_2)`.
+
+    Where the first has few products, its outputs are cheaper to compute again than to turn
+    around for the gradient of the second kernel.
+
+    Args:
+      images: `[B, H, W, C]`.
+      kernel_1, bias: `[kh, kw, C, F]` and `[F]`.
+      kernel_2: `[kh, kw, F, G]`.
+    """
+    _check_convolution(images, kernel_1)
+    if not _few(images, kernel_1.shape[:2]):
+        return convolution(jax.nn.relu(convolution(images, kernel_1) + bias), kernel_2)
+    on_cpu = _two_on_cpu(are_convolutions_plain())
+    inputs = images, kernel_1, bias, kernel_2
+    return lax.platform_dependent(*inputs, cpu=on_cpu, default=_two_native)
+
+
+def _two_native(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) -> Array:
+    hidden = jax.nn.relu(_native_convolution(images, kernel_1) + bias)
+    return _native_convolution(hidden, kernel_2)
 
 
 def _check_convolution(images: Array, kernel: Array) -> None:

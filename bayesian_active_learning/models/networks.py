@@ -6,7 +6,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from bayesian_active_learning.models.convolutions import convolution, in_small_batches
+from bayesian_active_learning.models.convolutions import (
+    convolution,
+    in_small_batches,
+    two_convolutions,
+)
 from bayesian_active_learning.models.layers import (
     MODES,
     ConvolutionParameters,
@@ -43,8 +47,8 @@ def from_haiku(forward: Callable[[Array, str], Outputs]) -> Model:
 def _convolutions(
     images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array
 ) -> Array:
-    hidden = jax.nn.relu(convolution(images, kernel_1) + bias_1)
-    return jax.nn.relu(max_pool_2x2(convolution(hidden, kernel_2)) + bias_2)
+    found = two_convolutions(images, kernel_1, bias_1, kernel_2)
+    return jax.nn.relu(max_pool_2x2(found) + bias_2)
 
 
 # Made once: JAX finds what it has traced by the function that it was.
