@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bayesian_active_learning import models
-from bayesian_active_learning.models.layers import _words
+from bayesian_active_learning.models.layers import _FEW_WORDS, _words
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 dropped = jax.jit(models.dropout, static_argnums=1)
@@ -40,7 +40,7 @@ def test_the_shape_counts_for_nothing_and_the_key_for_all():
         assert np.array_equal(one, dropped(key, 0.5, inputs))
 
 
-@pytest.mark.parametrize("count", [1, 2, 1001])
+@pytest.mark.parametrize("count", [1, 1001, _FEW_WORDS, 2 * _FEW_WORDS + 1])
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg", "raw"])
 def test_random_bits_are_those_of_jax(impl: str, count: int):
     """Of keys of every kind; raw ones are arrays of two numbers."""
@@ -49,10 +49,10 @@ def test_random_bits_are_those_of_jax(impl: str, count: int):
 
 
 def test_random_bits_are_those_of_jax_for_several_keys_at_once():
-    keys = jax.random.split(jax.random.key(1), (2, 3))
-    found = jax.vmap(jax.vmap(lambda key: _words(key, 5)))(keys)
+    keys, count = jax.random.split(jax.random.key(1), (2, 3)), _FEW_WORDS + 1
+    found = jax.vmap(jax.vmap(lambda key: _words(key, count)))(keys)
     for place in np.ndindex(2, 3):
-        assert np.array_equal(found[place], jax.random.bits(keys[place], (5,), "uint32"))
+        assert np.array_equal(found[place], jax.random.bits(keys[place], (count,), "uint32"))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

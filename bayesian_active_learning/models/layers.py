@@ -29,6 +29,9 @@ class ConvolutionParameters(hk.Module):
         return kernel, hk.get_parameter("b", (self.filters,), init=jnp.zeros)
 
 
+_FEW_WORDS = 2**13
+"""Fewer are not worth it. Such is a mask that all examples share, and must not be made in a loop
+of ours: `hoisting.map_draws` would take posterior samples one at a time."""
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 
 
@@ -38,7 +41,7 @@ def _words(key: Key, count: int) -> Array:
     JAX's threefry is a loop of passes over memory on a CPU. Its 20 rounds written out are one
     pass, four to seven times as fast.
     """
-    if jax.random.key_impl(key) != "threefry2x32":
+    if count < _FEW_WORDS or jax.random.key_impl(key) != "threefry2x32":
         return jax.random.bits(key, (count,), "uint32")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     data = jax.random.key_data(key) if typed else key
