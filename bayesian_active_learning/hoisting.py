@@ -152,7 +152,7 @@ def _split(closed: core.ClosedJaxpr, num_mapped: int) -> tuple[core.ClosedJaxpr,
     return core.ClosedJaxpr(common, []), core.ClosedJaxpr(rest, [])
 
 
-_TOGETHER = 20  # draws at most: more gain nothing
+_TOGETHER = 10  # draws at most: more gain nothing
 _TOGETHER_BYTES = 2**26  # of the largest array in the rest, for all draws that go together
 _OWN_RULE = "custom_vmap_call"
 _LOOPS = frozenset({"conv_general_dilated", "scan", "while"})  # slower for several draws at once
