@@ -81,7 +81,7 @@ def _on_cpu(plain: bool) -> Callable[[Array, Array], Array]:
         if _few(images, kernel.shape[:2]):
             kernel_bar = _few_gradient(images, kernel.shape, cotangent)
         else:
-            kernel_bar = _kernel_gradient(images, _channels_first, kernel, cotangent, plain)
+            kernel_bar = _kernel_gradient(images, _channels_first, cotangent, plain)
         return _images_gradient(kernel, cotangent), kernel_bar
 
     convolve.defvjp(forward, backward)
@@ -115,7 +115,7 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
             _images_gradient(kernel_1, hidden_bar),
             _few_gradient(images, kernel_1.shape, hidden_bar),
             hidden_bar.sum(axis=(0, 1, 2)),
-            _kernel_gradient(images, anew, kernel_2, cotangent, plain),
+            _kernel_gradient(images, anew, cotangent, plain),
         )
 
     convolve.defvjp(forward, backward)
@@ -153,14 +153,10 @@ def _channels_first_sum(images: Array, kernel: Array, bias: Array) -> Array:
 
 
 def _kernel_gradient(
-    inputs: Array,
-    images_of: Callable[[Array], Array],
-    kernel: Array,
-    cotangent: Array,
-    plain: bool,
+    inputs: Array, images_of: Callable[[Array], Array], cotangent: Array, plain: bool
 ) -> Array:
-    """Like the kernel `[kh, kw, C, F]`, the sum over parts of the batch, of which
-    `images_of(part of the inputs)` are what the kernel sees, `[C, H, W, b]`."""
+    """`[kh, kw, C, F]`, the sum over parts of the batch, of which `images_of(part of the inputs)`
+    are what the kernel sees, `[C, H, W, b]`."""
 
     def of_parts(inputs: Array, cotangent: Array) -> Array:
         return _gradient_of_parts(inputs, images_of, cotangent, plain)
