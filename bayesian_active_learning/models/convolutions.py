@@ -140,6 +140,7 @@ def _channels_first(images: Array) -> Array:
     return images.transpose(3, 1, 2, 0)
 
 
+@jax.jit  # traced once for all parts
 def _channels_first_sum(images: Array, kernel: Array, bias: Array) -> Array:
     """`_channels_first` of the sum of shifted images with bias and ReLU: less time than turning
     around what lies there already. Columns and examples are one axis to shift along."""
