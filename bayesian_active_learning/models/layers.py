@@ -43,8 +43,6 @@ def _words(key: Key, count: int) -> Array:
     """
     if count < _FEW_WORDS or jax.random.key_impl(key) != "threefry2x32":
         return jax.random.bits(key, (count,), "uint32")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    data = jax.random.key_data(key) if typed else key
 
     def on_cpu(data: Array) -> Array:
         half = -(-count // 2)
@@ -56,7 +54,7 @@ def _words(key: Key, count: int) -> Array:
         key = jax.random.wrap_key_data(data, impl="threefry2x32")
         return jax.random.bits(key, (count,), "uint32")
 
-    return lax.platform_dependent(data, cpu=on_cpu, default=elsewhere)
+    return lax.platform_dependent(jax.random.key_data(key), cpu=on_cpu, default=elsewhere)
 
 
 def _threefry(key: Array, start: Array, count: int) -> Array:
