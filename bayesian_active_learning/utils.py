@@ -55,6 +55,13 @@ def seven_digits(value: Any) -> float:
     return float(f"{float(value):.7g}")
 
 
+def num_cpus() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value` (and at least one)."""
     return max(1, -(-value // multiple)) * multiple

@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 from bayesian_active_learning import __version__
+from bayesian_active_learning.utils import num_cpus
 
 # The last two choose batches by clustering and by a solver.
 _PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy", "scipy", "scikit-learn")
@@ -30,7 +31,7 @@ def environment() -> dict[str, Any]:
         "device_kind": device.device_kind,
         "num_devices": jax.device_count(),
         "cpu_model": _cpu_model(),
-        "num_cpus": _num_cpus(),
+        "num_cpus": num_cpus(),
         "nproc": os.environ.get("NPROC", ""),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "enable_x64": bool(jax.config.values["jax_enable_x64"]),
@@ -52,9 +53,3 @@ def _cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _num_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -18,10 +18,11 @@ from jax import lax
 
 from bayesian_active_learning.compilation import are_convolutions_plain
 from bayesian_active_learning.types import Array
+from bayesian_active_learning.utils import num_cpus
 
-_TOGETHER, _SIDE_BY_SIDE = 4, 8
-"""Examples in one convolution of a kernel's gradient, and how many of those run at once: more
-examples in one leave the cache, and one alone does not keep two cores busy."""
+_BLOCK, _FEW_EXAMPLES = 32, 4
+"""Examples of a kernel's gradient at a time, of which more leave the cache, and the fewest in one
+convolution."""
 _LAST = "NHWC", "HWIO", "NHWC"  # where channels are
 _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 """Input channels, and products for an output, that make no matrix product worth it."""
@@ -162,11 +163,11 @@ def _kernel_gradient(
     def of_parts(inputs: Array, cotangent: Array) -> Array:
         return _gradient_of_parts(inputs, images_of, cotangent, plain)
 
-    count, at_once = len(inputs), _TOGETHER * _SIDE_BY_SIDE
-    whole = count // at_once * at_once if count > at_once else 0
+    count = len(inputs)
+    whole = count // _BLOCK * _BLOCK if count > _BLOCK else 0
     sums = []
     if whole:
-        blocks = [x[:whole].reshape(-1, at_once, *x.shape[1:]) for x in (inputs, cotangent)]
+        blocks = [x[:whole].reshape(-1, _BLOCK, *x.shape[1:]) for x in (inputs, cotangent)]
         sums.append(lax.map(lambda block: of_parts(*block), blocks).sum(axis=0))
     if whole < count:
         sums.append(of_parts(inputs[whole:], cotangent[whole:]))
@@ -176,8 +177,10 @@ def _kernel_gradient(
 def _gradient_of_parts(
     inputs: Array, images_of: Callable[[Array], Array], cotangent: Array, plain: bool
 ) -> Array:
-    """`[C, kh, kw, F]`, the sum over parts that may run side by side."""
-    parts = (slice(i, i + _TOGETHER) for i in range(0, len(inputs), _TOGETHER))
+    """`[C, kh, kw, F]`, the sum over parts that run side by side: Eigen keeps one core busy with
+    one of them. The fewer they are, the less it gathers."""
+    size = max(_FEW_EXAMPLES, -(-len(inputs) // num_cpus()))
+    parts = (slice(i, i + size) for i in range(0, len(inputs), size))
     found = (_gradient_of_part(images_of(inputs[part]), cotangent[part], plain) for part in parts)
     return functools.reduce(jnp.add, found)
 
