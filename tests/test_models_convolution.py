@@ -12,6 +12,7 @@ import pytest
 from bayesian_active_learning import compilation, models
 from bayesian_active_learning.models.convolutions import two_convolutions
 
+on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA:CPU")
 # Convolutions have another form in programs of ours on a CPU than in somebody else's.
 programs = pytest.mark.parametrize("jit", [compilation.jit, jax.jit], ids=["ours", "another's"])
 
@@ -148,6 +149,22 @@ def test_two_convolutions_of_several_kernels_at_once(jit: Callable):
             close(one[index], np.asarray(other))
 
 
+@on_cpu
+@pytest.mark.parametrize(
+    ("argnums", "count"), [((0,), 3), ((1, 2), 2), ((3,), 2), ((0, 1, 2, 3), 4)]
+)
+def test_no_gradient_is_computed_that_nobody_asks_for(argnums: tuple[int, ...], count: int):
+    """Nor waited for: the second layer forward, what its inputs need, its kernel's, the images'."""
+    shapes = (2, 9, 9, 1), (3, 3, 1, 8), (8,), (3, 3, 8, 4)
+    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
+
+    def loss(*inputs: jax.Array) -> jax.Array:
+        return (two_convolutions(*inputs) ** 2).sum()
+
+    compiled = jax.jit(jax.grad(loss, argnums)).lower(*inputs).compile().as_text()
+    assert compiled.count(" convolution(") == count
+
+
 def test_pixels_that_no_output_looks_at_have_no_gradient():
     images, kernel = normal(0, 1, 9, 10, 8), normal(1, 4, 4, 8, 8)
 
@@ -166,9 +183,6 @@ def test_what_is_not_finite_stays_with_its_image(value: float):
     found = np.asarray(models.convolution(images, kernel))
     assert not np.isfinite(found[0, 0, 0]).any() and np.isfinite(found[0, 1]).all()
     close(found[1], by_definition(images[1:], kernel)[0])
-
-
-on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA:CPU")
 
 
 @on_cpu

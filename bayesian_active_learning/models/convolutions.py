@@ -132,8 +132,11 @@ def _images_gradient(kernel: Array, cotangent: Array) -> Array:
 
 def _few_gradient(images: Array, shape: Sequence[int], cotangent: Array) -> Array:
     """Of a kernel of this shape with few products: one product of their columns."""
-    columns = jnp.stack(_shifted(images, shape)).reshape(-1, cotangent[..., 0].size)
-    return (columns @ cotangent.reshape(-1, shape[3])).reshape(shape)
+    height, width = cotangent.shape[1:3]
+    columns = jnp.concatenate([images[:, :, j : j + width] for j in range(shape[1])], axis=3)
+    columns = jnp.concatenate([columns[:, i : i + height] for i in range(shape[0])], axis=3)
+    found = columns.reshape(-1, math.prod(shape[:3])).T @ cotangent.reshape(-1, shape[3])
+    return found.reshape(shape)
 
 
 def _channels_first(images: Array) -> Array:
