@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,26 +102,40 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
     def convolve(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) -> Array:
         return second(hidden_of(images, kernel_1, bias), kernel_2)
 
-    def forward(*inputs: Array) -> tuple[Array, tuple[Array, ...]]:
+    def forward(*arguments: Any) -> tuple[Array, tuple[Any, ...]]:
+        inputs = [argument.value for argument in arguments]
         hidden = hidden_of(*inputs[:3])
-        return second(hidden, inputs[3]), (*inputs, hidden)
+        wanted = () if arguments[3].perturbed else None  # the second kernel's gradient
+        return second(hidden, inputs[3]), (*inputs, hidden, wanted)
 
-    def backward(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
-        images, kernel_1, bias, kernel_2, hidden = saved
+    def backward(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array | None, ...]:
+        images, kernel_1, bias, kernel_2, hidden, wanted = saved
+        kernel_bar = None
+        if wanted is not None:
+            # One core would sit idle: XLA begins with what this needs at the start of a step,
+            # and with the images' gradient, which all cores can work at, before this.
+            kernel_late = _after(cotangent, kernel_1)
+
+            def anew(part: Array) -> Array:
+                return _channels_first_sum(part, kernel_late, bias)
+
+            kernel_bar = _kernel_gradient(images, anew, cotangent, plain)
+            kernel_2, images = (_after(kernel_bar, x) for x in (kernel_2, images))
         hidden_bar = jnp.where(hidden > 0, _images_gradient(kernel_2, cotangent), 0)
-
-        def anew(part: Array) -> Array:
-            return _channels_first_sum(part, kernel_1, bias)
-
         return (
             _images_gradient(kernel_1, hidden_bar),
             _few_gradient(images, kernel_1.shape, hidden_bar),
             hidden_bar.sum(axis=(0, 1, 2)),
-            _kernel_gradient(images, anew, cotangent, plain),
+            kernel_bar,
         )
 
-    convolve.defvjp(forward, backward)
+    convolve.defvjp(forward, backward, symbolic_zeros=True)
     return convolve
+
+
+def _after(first: Array, then: Array) -> Array:
+    """`then`, for which a program has to wait until it has `first`: nothing is above infinity."""
+    return jnp.where(first.ravel()[0] > jnp.inf, 0, then)
 
 
 def _images_gradient(kernel: Array, cotangent: Array) -> Array:
