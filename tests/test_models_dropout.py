@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bayesian_active_learning import models
-from bayesian_active_learning.models.layers import _FEW_WORDS, _words
+from bayesian_active_learning.models.layers import _FEW_WORDS, _words, relu_dropout
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 dropped = jax.jit(models.dropout, static_argnums=1)
@@ -67,6 +67,28 @@ def test_what_is_dropped_has_no_gradient_and_may_be_infinite():
     assert set(found) == {0, np.inf}
     gradient = jax.grad(lambda x: models.dropout(KEYS[0], 0.5, x).sum())(jnp.ones(64))
     assert np.array_equal(gradient, np.where(found == 0, 0, 2))
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.1, 0.0])
+def test_of_relu_in_values_and_gradients(rate: float):
+    inputs = np.random.default_rng(1).normal(size=(40, 5)).astype(np.float32)
+    inputs[0] = 0, np.inf, -np.inf, 1e30, -0.0
+    cotangent = np.random.default_rng(2).normal(size=inputs.shape).astype(np.float32)
+
+    def with_gradient(function, key):
+        found, pullback = jax.vjp(function, key, inputs)
+        return found, pullback(cotangent)[1]
+
+    def composed(key, inputs):
+        return models.dropout(key, rate, jax.nn.relu(inputs))
+
+    for key in KEYS:
+        expected = with_gradient(composed, key)
+        found = with_gradient(lambda key, x: relu_dropout(key, rate, x), key)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    together = jax.vmap(lambda key: relu_dropout(key, rate, inputs))(KEYS)
+    assert np.array_equal(together[1], composed(KEYS[1], inputs))
 
 
 def test_other_rates_are_exact_too():

@@ -44,11 +44,14 @@ def from_haiku(forward: Callable[[Array, str], Outputs]) -> Model:
     return Model(init, apply)
 
 
-def _convolutions(
+def _before_relu(
     images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array
 ) -> Array:
-    found = two_convolutions(images, kernel_1, bias_1, kernel_2)
-    return jax.nn.relu(max_pool_2x2(found) + bias_2)
+    return max_pool_2x2(two_convolutions(images, kernel_1, bias_1, kernel_2)) + bias_2
+
+
+def _convolutions(*inputs: Array) -> Array:
+    return jax.nn.relu(_before_relu(*inputs))
 
 
 # Made once: JAX finds what it has traced by the function that it was.
@@ -74,10 +77,12 @@ def convnet(num_classes: int = 10) -> Model:
             *ConvolutionParameters(32, 4, name="conv_1")(images.shape[-1]),
             *ConvolutionParameters(32, 4, name="conv_2")(32),
         )
-        convolutions = _convolutions if mode == "train" else _convolutions_in_batches
-        hidden = convolutions(images, *parameters)
         dense = DropoutLinear(128, 0.25, name="dense_1")
         head = DropoutLinear(num_classes, 0.5, name="dense_2")
+        if mode == "train":
+            before = dense.after_relu(_before_relu(images, *parameters), mode)
+            return Outputs(head.after_relu(before, mode), jax.nn.relu(before))
+        hidden = _convolutions_in_batches(images, *parameters)
         return Outputs(*last_layers(hidden, dense, head, mode))
 
     return from_haiku(forward)
