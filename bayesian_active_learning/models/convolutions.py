@@ -22,8 +22,8 @@ from bayesian_active_learning.types import Array
 from bayesian_active_learning.utils import num_cpus
 
 _BLOCK, _FEW_EXAMPLES = 32, 4
-"""Examples of a kernel's gradient at a time, of which more leave the cache, and the fewest in one
-convolution."""
+"""Examples of a gradient at a time, of which more leave the cache, and the fewest in one
+convolution of a kernel's gradient."""
 _LAST = "NHWC", "HWIO", "NHWC"  # where channels are
 _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 """Input channels, and products for an output, that make no matrix product worth it."""
@@ -80,11 +80,15 @@ def _on_cpu(plain: bool) -> Callable[[Array, Array], Array]:
 
     def backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
         images, kernel = saved
-        if _few(images, kernel.shape[:2]):
-            kernel_bar = _few_gradient(images, kernel.shape, cotangent)
-        else:
-            kernel_bar = _kernel_gradient(images, _channels_first, cotangent, plain)
-        return _images_gradient(kernel, cotangent), kernel_bar
+
+        def of_block(images: Array, cotangent: Array) -> tuple[Array, Array]:
+            if _few(images, kernel.shape[:2]):
+                kernel_bar = _few_gradient(images, kernel.shape, cotangent)
+            else:
+                kernel_bar = _kernel_gradient(images, _channels_first, cotangent, plain)
+            return _images_gradient(kernel, cotangent), kernel_bar
+
+        return _in_blocks(of_block, images, cotangent)
 
     convolve.defvjp(forward, backward)
     return convolve
@@ -104,30 +108,35 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
 
     def forward(*arguments: Any) -> tuple[Array, tuple[Any, ...]]:
         inputs = [argument.value for argument in arguments]
-        hidden = hidden_of(*inputs[:3])
-        wanted = () if arguments[3].perturbed else None  # the second kernel's gradient
-        return second(hidden, inputs[3]), (*inputs, hidden, wanted)
+        wanted = [() if arguments[i].perturbed else None for i in (0, 3)]  # images, kernel_2
+        return convolve(*inputs), (inputs, wanted)
 
     def backward(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array | None, ...]:
-        images, kernel_1, bias, kernel_2, hidden, wanted = saved
-        kernel_bar = None
-        if wanted is not None:
-            # One core would sit idle: XLA begins with what this needs at the start of a step,
-            # and with the images' gradient, which all cores can work at, before this.
-            kernel_late = _after(cotangent, kernel_1)
+        (images, kernel_1, bias, kernel_2), (images_wanted, kernel_wanted) = saved
 
-            def anew(part: Array) -> Array:
-                return _channels_first_sum(part, kernel_late, bias)
+        def of_block(images: Array, cotangent: Array) -> tuple[Any, ...]:
+            kernel, images_late, kernel_bar = kernel_2, images, None
+            if kernel_wanted is not None:
+                # One core would sit idle: XLA begins with what this needs at the start of a step,
+                # and with the images' gradient, which all cores can work at, before this.
+                kernel_late = _after(cotangent, kernel_1)
 
-            kernel_bar = _kernel_gradient(images, anew, cotangent, plain)
-            kernel_2, images = (_after(kernel_bar, x) for x in (kernel_2, images))
-        hidden_bar = jnp.where(hidden > 0, _images_gradient(kernel_2, cotangent), 0)
-        return (
-            _images_gradient(kernel_1, hidden_bar),
-            _few_gradient(images, kernel_1.shape, hidden_bar),
-            hidden_bar.sum(axis=(0, 1, 2)),
-            kernel_bar,
-        )
+                def hidden_again(part: Array) -> Array:
+                    return _channels_first_sum(part, kernel_late, bias)
+
+                kernel_bar = _kernel_gradient(images, hidden_again, cotangent, plain)
+                kernel, images_late = (_after(kernel_bar, x) for x in (kernel_2, images))
+            # Another sum costs less than to keep the first.
+            positive = _shifted_sum(images, kernel_1) + bias > 0
+            hidden_bar = jnp.where(positive, _images_gradient(kernel, cotangent), 0)
+            return (
+                None if images_wanted is None else _images_gradient(kernel_1, hidden_bar),
+                _few_gradient(images_late, kernel_1.shape, hidden_bar),
+                hidden_bar.sum(axis=(0, 1, 2)),
+                kernel_bar,
+            )
+
+        return _in_blocks(of_block, images, cotangent)
 
     convolve.defvjp(forward, backward, symbolic_zeros=True)
     return convolve
@@ -138,11 +147,39 @@ def _after(first: Array, then: Array) -> Array:
     return jnp.where(first.ravel()[0] > jnp.inf, 0, then)
 
 
+def _in_blocks(function: Callable[..., tuple[Any, ...]], *arrays: Array) -> tuple[Any, ...]:
+    """`function(*arrays)` a block of examples at a time, which stays in the cache: the first of
+    what it returns is of each example, the others are sums over them."""
+    count = len(arrays[0])
+    whole = count // _BLOCK * _BLOCK if count > _BLOCK else 0
+    found = []
+    if whole:
+        blocks = [x[:whole].reshape(-1, _BLOCK, *x.shape[1:]) for x in arrays]
+        each, *sums = lax.map(lambda block: function(*block), blocks)
+        each = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each)
+        found.append((each, *jax.tree.map(lambda x: x.sum(axis=0), sums)))
+    if whole < count:
+        found.append(function(*(x[whole:] for x in arrays)))
+    if len(found) == 1:
+        return found[0]
+    (each, *sums), (each_of_rest, *sums_of_rest) = found
+    together = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), each, each_of_rest)
+    return together, *jax.tree.map(jnp.add, sums, sums_of_rest)
+
+
 def _images_gradient(kernel: Array, cotangent: Array) -> Array:
-    """The padded cotangent with the flipped kernel."""
-    height, width = kernel.shape[:2]
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    return _native_convolution(cotangent, flipped, ((height - 1,) * 2, (width - 1,) * 2))
+    """Each row of the padded cotangent with the flipped columns of the kernel, all at once. What
+    comes of them is added up one step to the right of each other: fewer zeros are multiplied
+    than if all of the cotangent were padded."""
+    height, width, channels, filters = kernel.shape
+    columns = kernel[::-1].transpose(0, 3, 1, 2).reshape(height, 1, filters, width * channels)
+    found = _native_convolution(cotangent, columns, ((height - 1,) * 2, (0, 0)))
+    found = found.reshape(*found.shape[:3], width, channels)
+    rest = (0, 0)
+    terms = (
+        jnp.pad(found[:, :, :, j], (rest, rest, (j, width - 1 - j), rest)) for j in range(width)
+    )
+    return functools.reduce(jnp.add, terms)
 
 
 def _few_gradient(images: Array, shape: Sequence[int], cotangent: Array) -> Array:
@@ -175,32 +212,15 @@ def _channels_first_sum(images: Array, kernel: Array, bias: Array) -> Array:
 def _kernel_gradient(
     inputs: Array, images_of: Callable[[Array], Array], cotangent: Array, plain: bool
 ) -> Array:
-    """`[kh, kw, C, F]`, the sum over parts of the batch, of which `images_of(part of the inputs)`
-    are what the kernel sees, `[C, H, W, b]`."""
+    """`[kh, kw, C, F]`, the sum over parts of a block, of which `images_of(part of the inputs)`
+    are what the kernel sees, `[C, H, W, b]`.
 
-    def of_parts(inputs: Array, cotangent: Array) -> Array:
-        return _gradient_of_parts(inputs, images_of, cotangent, plain)
-
-    count = len(inputs)
-    whole = count // _BLOCK * _BLOCK if count > _BLOCK else 0
-    sums = []
-    if whole:
-        blocks = [x[:whole].reshape(-1, _BLOCK, *x.shape[1:]) for x in (inputs, cotangent)]
-        sums.append(lax.map(lambda block: of_parts(*block), blocks).sum(axis=0))
-    if whole < count:
-        sums.append(of_parts(inputs[whole:], cotangent[whole:]))
-    return functools.reduce(jnp.add, sums).transpose(1, 2, 0, 3)
-
-
-def _gradient_of_parts(
-    inputs: Array, images_of: Callable[[Array], Array], cotangent: Array, plain: bool
-) -> Array:
-    """`[C, kh, kw, F]`, the sum over parts that run side by side: Eigen keeps one core busy with
-    one of them. The fewer they are, the less it gathers."""
+    They run side by side: Eigen keeps one core busy with one of them. The fewer they are, the
+    less it gathers."""
     size = max(_FEW_EXAMPLES, -(-len(inputs) // num_cpus()))
     parts = (slice(i, i + size) for i in range(0, len(inputs), size))
     found = (_gradient_of_part(images_of(inputs[part]), cotangent[part], plain) for part in parts)
-    return functools.reduce(jnp.add, found)
+    return functools.reduce(jnp.add, found).transpose(1, 2, 0, 3)
 
 
 def _gradient_of_part(images: Array, cotangent: Array, plain: bool) -> Array:
