@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bayesian_active_learning import models
+from bayesian_active_learning import compilation, models
 from bayesian_active_learning.hoisting import map_draws
 from bayesian_active_learning.models.convolutions import in_small_batches
 from bayesian_active_learning.models.layers import _skipping
@@ -156,6 +156,40 @@ def test_mean_is_the_expectation_of_what_is_linear_in_the_mask(mode: str):
     error = draws.std(axis=0) / np.sqrt(len(keys))
     distance = draws.mean(axis=0) - logits(model, variables, None, inputs, "mean")
     assert (np.abs(distance) < 5 * error).all()
+
+
+@pytest.mark.parametrize("jit", [compilation.jit, jax.jit], ids=["ours", "another's"])
+@pytest.mark.parametrize("method", ["__call__", "after_relu"])
+def test_images_are_flattened_in_training(method: str, jit: Callable):
+    """Where it is not a product of matrices: values, gradients, several at once."""
+
+    def layer(inputs: jax.Array, mode: str) -> jax.Array:
+        return getattr(models.DropoutLinear(6, 0.5, name="layer"), method)(inputs, mode)
+
+    layer = hk.transform(layer)
+    params = {"layer": {"w": jnp.asarray(images(1, 1, (60, 6))[0]), "b": jnp.ones(6)}}
+
+    def loss(params: dict, key: jax.Array, inputs: jax.Array) -> jax.Array:
+        return (layer.apply(params, key, inputs, "train") ** 2).sum()
+
+    def expected(params: dict, key: jax.Array, inputs: jax.Array) -> jax.Array:
+        inputs = jax.nn.relu(inputs) if method == "after_relu" else inputs
+        # The layer's own key, as Haiku makes it.
+        dropped = models.dropout(hk.PRNGSequence(key).next(), 0.5, inputs)
+        return ((dropped.reshape(len(dropped), 60) @ params["layer"]["w"] + 1) ** 2).sum()
+
+    inputs, keys = images(3 * 4, shape=(3, 5, 4)).reshape(3, 4, 3, 5, 4), jax.random.split(KEY, 3)
+    ours, plain = (jax.value_and_grad(f, argnums=(0, 2)) for f in (loss, expected))
+    together = jit(jax.vmap(ours, (None, 0, 0)))(params, keys, inputs)
+    for index in range(3):
+        found = jit(ours)(params, keys[index], inputs[index])
+        value, (params_bar, inputs_bar) = plain(params, keys[index], inputs[index])
+        for one in (found, jax.tree.map(lambda x, i=index: x[i], together)):
+            np.testing.assert_allclose(one[0], value, rtol=1e-5)
+            np.testing.assert_allclose(
+                one[1][0]["layer"]["w"], params_bar["layer"]["w"], rtol=1e-4, atol=1e-4
+            )
+            np.testing.assert_allclose(one[1][1], inputs_bar, rtol=1e-4, atol=1e-4)
 
 
 def test_masks_folded_into_weights_are_masks_on_inputs():

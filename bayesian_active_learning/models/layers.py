@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bayesian_active_learning.compilation import are_convolutions_plain
 from bayesian_active_learning.types import Array, Key
 
 MODES = ("train", "sample", "mean")
@@ -129,6 +130,43 @@ def channel_mask(rate: float, inputs: Array, mode: str) -> Array:
     return dropout(hk.next_rng_key(), rate, ones)
 
 
+def _flat_product(inputs: Array, weights: Array) -> Array:
+    """`inputs.reshape(B, -1) @ weights`.
+
+    In programs of ours on a CPU a convolution as large as the images: XLA makes a slow loop of
+    what leaves flat images, and runs it again for the derivative.
+    """
+    if inputs.ndim != 4 or inputs.dtype != jnp.float32 or not are_convolutions_plain():
+        return _flattened(inputs, weights)
+    return lax.platform_dependent(inputs, weights, cpu=_covering, default=_flattened)
+
+
+def _flattened(inputs: Array, weights: Array) -> Array:
+    return inputs.reshape(len(inputs), -1) @ weights
+
+
+@jax.custom_batching.custom_vmap
+def _as_convolution(images: Array, weights: Array) -> Array:
+    kernel = weights.reshape(*images.shape[1:], -1)
+    dimensions = "NHWC", "HWIO", "NHWC"
+    found = lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=dimensions)
+    return found.reshape(len(images), -1)
+
+
+@_as_convolution.def_vmap
+def _(axis_size, in_batched, *arguments):
+    axes = [0 if batched else None for batched in in_batched]
+    return jax.vmap(_flattened, axes, axis_size=axis_size)(*arguments), True
+
+
+# A function with a rule for vmap has no derivative of its own.
+_covering = jax.custom_vjp(lambda *arguments: _as_convolution(*arguments))
+_covering.defvjp(
+    lambda *arguments: (_as_convolution(*arguments), arguments),
+    lambda arguments, cotangent: jax.vjp(_flattened, *arguments)[1](cotangent),
+)
+
+
 class DropoutLinear(hk.Module):
     """Dropout on the inputs `[B, ...]` of a dense layer, then the layer: parameters `w` and `b`.
 
@@ -152,19 +190,21 @@ class DropoutLinear(hk.Module):
     def __call__(self, inputs: Array, mode: str) -> Array:
         size = math.prod(inputs.shape[1:])
         weights, bias = self.parameters(size)
-        if mode == "train" and self.rate:
-            # Before it is flattened: XLA:CPU makes slow loops of a flat mask on what a
-            # convolution left.
-            inputs = dropout(hk.next_rng_key(), self.rate, inputs)
-        elif mode == "sample" and self.rate:
+        if mode == "train":
+            if self.rate:
+                inputs = dropout(hk.next_rng_key(), self.rate, inputs)
+            return _flat_product(inputs, weights) + bias
+        if mode == "sample" and self.rate:
             weights = weights * self.mask(size, inputs.dtype)[:, None]
         return inputs.reshape(len(inputs), -1) @ weights + bias
 
     def after_relu(self, inputs: Array, mode: str) -> Array:
         """`self(relu(inputs), mode)`, in mode "train" with a faster derivative."""
-        if mode == "train" and self.rate:
-            return self(relu_dropout(hk.next_rng_key(), self.rate, inputs), "mean")
-        return self(jax.nn.relu(inputs), mode)
+        if mode != "train" or not self.rate:
+            return self(jax.nn.relu(inputs), mode)
+        weights, bias = self.parameters(math.prod(inputs.shape[1:]))
+        dropped = relu_dropout(hk.next_rng_key(), self.rate, inputs)
+        return _flat_product(dropped, weights) + bias
 
 
 def last_layers(
