@@ -155,7 +155,8 @@ def _in_blocks(function: Callable[..., tuple[Any, ...]], *arrays: Array) -> tupl
     found = []
     if whole:
         blocks = [x[:whole].reshape(-1, _BLOCK, *x.shape[1:]) for x in arrays]
-        each, *sums = lax.map(lambda block: function(*block), blocks)
+        # Two at a time: one of them fills what the other leaves a core idle for.
+        _, (each, *sums) = lax.scan(lambda _, block: ((), function(*block)), (), blocks, unroll=2)
         each = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each)
         found.append((each, *jax.tree.map(lambda x: x.sum(axis=0), sums)))
     if whole < count:
