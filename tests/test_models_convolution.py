@@ -62,8 +62,8 @@ SHAPES = {
     "1x1": ((2, 6, 5, 20), (1, 1, 20, 4)),
     "one output": ((2, 4, 4, 8), (4, 4, 8, 8)),
     "parts": ((20, 6, 6, 8), (4, 4, 8, 8)),
-    "two times all parts": ((64, 6, 6, 8), (4, 4, 8, 8)),
-    "all parts and a rest": ((45, 6, 7, 20), (3, 4, 20, 8)),
+    "two blocks": ((64, 6, 6, 8), (4, 4, 8, 8)),
+    "three blocks and a rest": ((109, 6, 7, 20), (3, 4, 20, 8)),
 }
 
 
@@ -99,7 +99,7 @@ def test_of_several_kernels_at_once(jit: Callable):
 TWO = {
     "as in the paper's network": ((3, 28, 28, 1), (4, 4, 1, 32), (4, 4, 32, 32)),
     "two channels, odd": ((5, 11, 10, 2), (3, 2, 2, 8), (2, 3, 8, 9)),
-    "all parts and a rest": ((45, 9, 8, 1), (4, 3, 1, 8), (3, 4, 8, 4)),
+    "a block and a rest": ((45, 9, 8, 1), (4, 3, 1, 8), (3, 4, 8, 4)),
     "many channels": ((3, 9, 9, 8), (3, 3, 8, 8), (3, 3, 8, 4)),
     "few channels between": ((2, 9, 9, 1), (3, 3, 1, 3), (3, 3, 3, 4)),
 }
