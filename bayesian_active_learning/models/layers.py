@@ -136,7 +136,8 @@ def _flat_product(inputs: Array, weights: Array) -> Array:
     In programs of ours on a CPU a convolution as large as the images: XLA makes a slow loop of
     what leaves flat images, and runs it again for the derivative.
     """
-    if inputs.ndim != 4 or inputs.dtype != jnp.float32 or not are_convolutions_plain():
+    float32 = inputs.dtype == weights.dtype == jnp.float32
+    if inputs.ndim != 4 or not float32 or not are_convolutions_plain():
         return _flattened(inputs, weights)
     return lax.platform_dependent(inputs, weights, cpu=_covering, default=_flattened)
 
