@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable
@@ -190,6 +191,32 @@ def test_images_are_flattened_in_training(method: str, jit: Callable):
                 one[1][0]["layer"]["w"], params_bar["layer"]["w"], rtol=1e-4, atol=1e-4
             )
             np.testing.assert_allclose(one[1][1], inputs_bar, rtol=1e-4, atol=1e-4)
+
+
+@each_model
+@pytest.mark.parametrize("mode", ["train", "sample"])
+def test_gradients_have_gradients(model: Model, mode: str):
+    variables, inputs = fresh(model), images(2)
+
+    def length(params: dict) -> jax.Array:
+        def loss(params: dict) -> jax.Array:
+            found, _ = model.apply(Variables(params, {}), KEY, inputs, mode=mode)
+            return (found.logits**2).sum()
+
+        return sum((x**2).sum() for x in jax.tree.leaves(jax.grad(loss)(params)))
+
+    for plainly in (contextlib.nullcontext, compilation.plain_convolutions):
+        with plainly():
+            jax.make_jaxpr(jax.grad(length))(variables.params)
+
+
+def test_an_mlp_has_derivatives_forward():
+    variables = fresh(MLP)
+
+    def loss(params: dict) -> jax.Array:
+        return MLP.apply(Variables(params, {}), KEY, images(2), mode="train")[0].logits.sum()
+
+    jax.eval_shape(jax.hessian(loss), variables.params)
 
 
 def test_masks_folded_into_weights_are_masks_on_inputs():

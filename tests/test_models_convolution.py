@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable
 
 import jax
@@ -100,6 +101,7 @@ TWO = {
     "as in the paper's network": ((3, 28, 28, 1), (4, 4, 1, 32), (4, 4, 32, 32)),
     "two channels, odd": ((5, 11, 10, 2), (3, 2, 2, 8), (2, 3, 8, 9)),
     "a block and a rest": ((45, 9, 8, 1), (4, 3, 1, 8), (3, 4, 8, 4)),
+    "three blocks and a rest": ((97, 7, 8, 1), (3, 3, 1, 8), (3, 4, 8, 4)),
     "many channels": ((3, 9, 9, 8), (3, 3, 8, 8), (3, 3, 8, 4)),
     "few channels between": ((2, 9, 9, 1), (3, 3, 1, 3), (3, 3, 3, 4)),
 }
@@ -163,6 +165,22 @@ def test_no_gradient_is_computed_that_nobody_asks_for(argnums: tuple[int, ...], 
 
     compiled = jax.jit(jax.grad(loss, argnums)).lower(*inputs).compile().as_text()
     assert compiled.count(" convolution(") == count
+
+
+@on_cpu
+def test_one_gradient_waits_for_the_other():
+    """What keeps the order must outlive the compiler: with the wrong one a core is idle."""
+    shapes = (2, 9, 9, 1), (3, 3, 1, 8), (8,), (3, 3, 8, 4)
+    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
+
+    def loss(*inputs: jax.Array) -> jax.Array:
+        return (two_convolutions(*inputs) ** 2).sum()
+
+    def above_infinity(argnums: tuple[int, ...]) -> bool:
+        compiled = jax.jit(jax.grad(loss, argnums)).lower(*inputs).compile().as_text()
+        return re.search(r"constant\(.*\binf\b", compiled) is not None
+
+    assert above_infinity((1, 3)) and not above_infinity((1,))
 
 
 def test_pixels_that_no_output_looks_at_have_no_gradient():

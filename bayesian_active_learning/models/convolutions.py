@@ -21,9 +21,8 @@ from bayesian_active_learning.compilation import are_convolutions_plain
 from bayesian_active_learning.types import Array
 from bayesian_active_learning.utils import num_cpus
 
-_BLOCK, _FEW_EXAMPLES = 32, 4
-"""Examples of a gradient at a time, of which more leave the cache, and the fewest in one
-convolution of a kernel's gradient."""
+_BLOCK = 32  # examples of a gradient at a time: more leave the cache
+_FEW_EXAMPLES = 4  # a kernel's gradient is not cut into smaller parts
 _LAST = "NHWC", "HWIO", "NHWC"  # where channels are
 _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 """Input channels, and products for an output, that make no matrix product worth it."""
@@ -108,7 +107,8 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
 
     def forward(*arguments: Any) -> tuple[Array, tuple[Any, ...]]:
         inputs = [argument.value for argument in arguments]
-        wanted = [() if arguments[i].perturbed else None for i in (0, 3)]  # images, kernel_2
+        # Of the images and of kernel_2: what is saved are arrays, so None says no.
+        wanted = [() if arguments[i].perturbed else None for i in (0, 3)]
         return convolve(*inputs), (inputs, wanted)
 
     def backward(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array | None, ...]:
@@ -117,8 +117,9 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
         def of_block(images: Array, cotangent: Array) -> tuple[Any, ...]:
             kernel, images_late, kernel_bar = kernel_2, images, None
             if kernel_wanted is not None:
-                # One core would sit idle: XLA begins with what this needs at the start of a step,
-                # and with the images' gradient, which all cores can work at, before this.
+                # XLA would run the images' gradient first, at which all cores can work, and then
+                # this, of which a part keeps one core busy, with a core idle at the end. What
+                # this computes again would be in the way at the start of the step.
                 kernel_late = _after(cotangent, kernel_1)
 
                 def hidden_again(part: Array) -> Array:
@@ -143,7 +144,8 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
 
 
 def _after(first: Array, then: Array) -> Array:
-    """`then`, for which a program has to wait until it has `first`: nothing is above infinity."""
+    """`then`, for which a program has to wait until it has `first`: nothing is above infinity,
+    which XLA does not make use of. Small arrays wait at no cost."""
     return jnp.where(first.ravel()[0] > jnp.inf, 0, then)
 
 

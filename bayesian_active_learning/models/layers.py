@@ -139,7 +139,7 @@ def _flat_product(inputs: Array, weights: Array) -> Array:
     float32 = inputs.dtype == weights.dtype == jnp.float32
     if inputs.ndim != 4 or not float32 or not are_convolutions_plain():
         return _flattened(inputs, weights)
-    return lax.platform_dependent(inputs, weights, cpu=_covering, default=_flattened)
+    return lax.platform_dependent(inputs, weights, cpu=_product_by_convolution, default=_flattened)
 
 
 def _flattened(inputs: Array, weights: Array) -> Array:
@@ -161,9 +161,9 @@ def _(axis_size, in_batched, *arguments):
 
 
 # A function with a rule for vmap has no derivative of its own.
-_covering = jax.custom_vjp(lambda *arguments: _as_convolution(*arguments))
-_covering.defvjp(
-    lambda *arguments: (_as_convolution(*arguments), arguments),
+_product_by_convolution = jax.custom_vjp(lambda *arguments: _as_convolution(*arguments))
+_product_by_convolution.defvjp(
+    lambda *arguments: (_product_by_convolution(*arguments), arguments),
     lambda arguments, cotangent: jax.vjp(_flattened, *arguments)[1](cotangent),
 )
 
@@ -200,8 +200,8 @@ class DropoutLinear(hk.Module):
         return inputs.reshape(len(inputs), -1) @ weights + bias
 
     def after_relu(self, inputs: Array, mode: str) -> Array:
-        """`self(relu(inputs), mode)`, in mode "train" with a faster derivative."""
-        if mode != "train" or not self.rate:
+        """`self(relu(inputs), mode)`, for images in mode "train" with a faster derivative."""
+        if mode != "train" or not self.rate or inputs.ndim != 4:
             return self(jax.nn.relu(inputs), mode)
         weights, bias = self.parameters(math.prod(inputs.shape[1:]))
         dropped = relu_dropout(hk.next_rng_key(), self.rate, inputs)
@@ -223,8 +223,8 @@ def last_layers(
     """
     units = hidden.output_size
     if mode != "sample" or not output.rate or units < _FEW_UNITS:
-        before = hidden(inputs, mode)
-        return output.after_relu(before, mode), jax.nn.relu(before)
+        features = jax.nn.relu(hidden(inputs, mode))
+        return output(features, mode), features
     flat = inputs.reshape(len(inputs), -1)
     weights, bias = hidden.parameters(flat.shape[1])
     mask = hidden.mask(flat.shape[1], flat.dtype) if hidden.rate else jnp.ones_like(flat[0])
@@ -305,7 +305,7 @@ def _skipping(rate: float) -> Callable[..., Array]:
     # A function with a rule for vmap has no derivative of its own.
     with_gradient = jax.custom_vjp(lambda *arguments: skipping(*arguments))
     with_gradient.defvjp(
-        lambda *arguments: (skipping(*arguments), arguments),
+        lambda *arguments: (with_gradient(*arguments), arguments),
         lambda arguments, cotangent: jax.vjp(_all_units, *arguments)[1](cotangent),
     )
     return with_gradient

@@ -44,14 +44,12 @@ def from_haiku(forward: Callable[[Array, str], Outputs]) -> Model:
     return Model(init, apply)
 
 
-def _before_relu(
-    images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array
-) -> Array:
+def _pooled(images: Array, kernel_1: Array, bias_1: Array, kernel_2: Array, bias_2: Array) -> Array:
     return max_pool_2x2(two_convolutions(images, kernel_1, bias_1, kernel_2)) + bias_2
 
 
 def _convolutions(*inputs: Array) -> Array:
-    return jax.nn.relu(_before_relu(*inputs))
+    return jax.nn.relu(_pooled(*inputs))
 
 
 # Made once: JAX finds what it has traced by the function that it was.
@@ -80,8 +78,8 @@ def convnet(num_classes: int = 10) -> Model:
         dense = DropoutLinear(128, 0.25, name="dense_1")
         head = DropoutLinear(num_classes, 0.5, name="dense_2")
         if mode == "train":
-            before = dense.after_relu(_before_relu(images, *parameters), mode)
-            return Outputs(head.after_relu(before, mode), jax.nn.relu(before))
+            features = jax.nn.relu(dense.after_relu(_pooled(images, *parameters), mode))
+            return Outputs(head(features, mode), features)
         hidden = _convolutions_in_batches(images, *parameters)
         return Outputs(*last_layers(hidden, dense, head, mode))
 
