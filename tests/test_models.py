@@ -13,7 +13,6 @@ from jax import lax
 
 from bayesian_active_learning import compilation, models
 from bayesian_active_learning.hoisting import map_draws
-from bayesian_active_learning.models.convolutions import in_small_batches
 from bayesian_active_learning.models.layers import _skipping
 from bayesian_active_learning.types import Model, Outputs, Variables
 
@@ -383,76 +382,6 @@ def test_networks_are_pure_under_jit_and_vmap():
 
 
 # The layers.
-
-SHAPES = [
-    ((2, 9, 7, 3), (4, 3, 3, 5)),
-    ((1, 4, 4, 1), (4, 4, 1, 2)),
-    ((3, 5, 6, 2), (1, 1, 2, 4)),
-    ((64, 5, 4, 8), (3, 2, 8, 3)),  # in parts
-    ((70, 5, 4, 8), (3, 2, 8, 3)),  # and a rest
-    ((70, 5, 4, 2), (3, 2, 2, 3)),  # few channels
-]
-
-
-def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
-
-
-def brute_force(x: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray) -> tuple:
-    """Value, and the gradients of sum(value * cotangent), in float64."""
-    x, kernel, cotangent = (a.astype(np.float64) for a in (x, kernel, cotangent))
-    value, x_bar, kernel_bar = np.zeros_like(cotangent), np.zeros_like(x), np.zeros_like(kernel)
-    height, width = cotangent.shape[1:3]
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            window = x[:, i : i + height, j : j + width]
-            value += np.einsum("bhwc,cf->bhwf", window, kernel[i, j])
-            x_bar[:, i : i + height, j : j + width] += cotangent @ kernel[i, j].T
-            kernel_bar[i, j] = np.einsum("bhwc,bhwf->cf", window, cotangent)
-    return value, x_bar, kernel_bar
-
-
-@pytest.mark.parametrize("x_shape, kernel_shape", SHAPES)
-def test_convolution_in_value_and_both_gradients(x_shape: tuple, kernel_shape: tuple):
-    generator = np.random.default_rng(0)
-    x, kernel = (generator.normal(size=s).astype(np.float32) for s in (x_shape, kernel_shape))
-    out_shape = jax.eval_shape(native, x, kernel).shape
-    cotangent = generator.normal(size=out_shape).astype(np.float32)
-
-    def value_and_gradients(function: Callable) -> tuple:
-        value, pullback = jax.vjp(function, x, kernel)
-        return value, *pullback(cotangent)
-
-    found = jax.jit(value_and_gradients, static_argnums=0)(models.convolution)
-    expected = jax.jit(value_and_gradients, static_argnums=0)(native)
-    for ours, theirs, exact in zip(found, expected, brute_force(x, kernel, cotangent)):
-        assert ours.dtype == jnp.float32
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
-
-
-def test_convolution_gradients_on_a_cpu_are_forward_convolutions():
-    def loss(x, kernel):
-        return models.convolution(x, kernel).sum()
-
-    x, kernel = jnp.ones((2, 6, 6, 1)), jnp.ones((3, 3, 1, 2))
-    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, kernel).as_text()
-    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    if jax.default_backend() == "cpu":
-        assert lines and all("dim_numbers = [b, 0, 1, f]x[0, 1, i, o]" in line for line in lines)
-
-
-@pytest.mark.parametrize("count", [1, 4, 5, 8, 11])
-def test_small_batches_change_nothing(count: int):
-    def function(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        return (models.convolution(x, kernel) + bias).reshape(len(x), -1)
-
-    x, kernel = images(count, shape=(5, 5, 2)), images(3, 1, (3, 2, 4))
-    bias = np.arange(4, dtype=np.float32)
-    found = jax.jit(in_small_batches(function, 4))(x, kernel, bias)
-    assert found.shape == (count, 36)
-    np.testing.assert_allclose(found, function(x, kernel, bias), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2), (3, 2, 3, 1)])

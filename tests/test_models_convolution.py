@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from bayesian_active_learning import compilation, models
-from bayesian_active_learning.models.convolutions import two_convolutions
+from bayesian_active_learning.models.convolutions import in_small_batches, two_convolutions
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA:CPU")
 # Convolutions have another form in programs of ours on a CPU than in somebody else's.
@@ -83,6 +84,64 @@ def test_convolution_and_gradients(case: str, jit: Callable):
         close(ours, exact)
 
 
+BESIDE_NATIVE = [
+    ((2, 9, 7, 3), (4, 3, 3, 5)),
+    ((1, 4, 4, 1), (4, 4, 1, 2)),
+    ((3, 5, 6, 2), (1, 1, 2, 4)),
+    ((64, 5, 4, 8), (3, 2, 8, 3)),  # in parts
+    ((70, 5, 4, 8), (3, 2, 8, 3)),  # and a rest
+    ((70, 5, 4, 2), (3, 2, 2, 3)),  # few channels
+]
+
+
+def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+
+
+@pytest.mark.parametrize("x_shape, kernel_shape", BESIDE_NATIVE)
+def test_convolution_in_value_and_both_gradients(x_shape: tuple, kernel_shape: tuple):
+    generator = np.random.default_rng(0)
+    x, kernel = (generator.normal(size=s).astype(np.float32) for s in (x_shape, kernel_shape))
+    out_shape = jax.eval_shape(native, x, kernel).shape
+    cotangent = generator.normal(size=out_shape).astype(np.float32)
+
+    def value_and_gradients(function: Callable) -> tuple:
+        value, pullback = jax.vjp(function, x, kernel)
+        return value, *pullback(cotangent)
+
+    found = jax.jit(value_and_gradients, static_argnums=0)(models.convolution)
+    expected = jax.jit(value_and_gradients, static_argnums=0)(native)
+    by_hand = by_definition(x, kernel), *gradients_by_definition(x, kernel, cotangent)
+    for ours, theirs, exact in zip(found, expected, by_hand, strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_convolution_gradients_on_a_cpu_are_forward_convolutions():
+    def loss(x, kernel):
+        return models.convolution(x, kernel).sum()
+
+    x, kernel = jnp.ones((2, 6, 6, 1)), jnp.ones((3, 3, 1, 2))
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, kernel).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    if jax.default_backend() == "cpu":
+        assert lines and all("dim_numbers = [b, 0, 1, f]x[0, 1, i, o]" in line for line in lines)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 11])
+def test_small_batches_change_nothing(count: int):
+    def function(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        return (models.convolution(x, kernel) + bias).reshape(len(x), -1)
+
+    x, kernel = normal(0, count, 5, 5, 2), normal(1, 3, 3, 2, 4)
+    bias = np.arange(4, dtype=np.float32)
+    found = jax.jit(in_small_batches(function, 4))(x, kernel, bias)
+    assert found.shape == (count, 36)
+    np.testing.assert_allclose(found, function(x, kernel, bias), atol=1e-5)
+
+
 @programs
 def test_of_several_kernels_at_once(jit: Callable):
     """As replicas are trained: one kernel and one batch each."""
@@ -151,34 +210,34 @@ def test_two_convolutions_of_several_kernels_at_once(jit: Callable):
             close(one[index], np.asarray(other))
 
 
+SMALL_TWO = [
+    normal(seed, *shape)
+    for seed, shape in enumerate([(2, 9, 9, 1), (3, 3, 1, 8), (8,), (3, 3, 8, 4)])
+]
+
+
+def compiled_gradient(argnums: tuple[int, ...]) -> str:
+    def loss(*inputs: jax.Array) -> jax.Array:
+        return (two_convolutions(*inputs) ** 2).sum()
+
+    return jax.jit(jax.grad(loss, argnums)).lower(*SMALL_TWO).compile().as_text()
+
+
 @on_cpu
 @pytest.mark.parametrize(
     ("argnums", "count"), [((0,), 3), ((1, 2), 2), ((3,), 2), ((0, 1, 2, 3), 4)]
 )
 def test_no_gradient_is_computed_that_nobody_asks_for(argnums: tuple[int, ...], count: int):
     """Nor waited for: the second layer forward, what its inputs need, its kernel's, the images'."""
-    shapes = (2, 9, 9, 1), (3, 3, 1, 8), (8,), (3, 3, 8, 4)
-    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
-
-    def loss(*inputs: jax.Array) -> jax.Array:
-        return (two_convolutions(*inputs) ** 2).sum()
-
-    compiled = jax.jit(jax.grad(loss, argnums)).lower(*inputs).compile().as_text()
-    assert compiled.count(" convolution(") == count
+    assert compiled_gradient(argnums).count(" convolution(") == count
 
 
 @on_cpu
 def test_one_gradient_waits_for_the_other():
     """What keeps the order must outlive the compiler: with the wrong one a core is idle."""
-    shapes = (2, 9, 9, 1), (3, 3, 1, 8), (8,), (3, 3, 8, 4)
-    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
-
-    def loss(*inputs: jax.Array) -> jax.Array:
-        return (two_convolutions(*inputs) ** 2).sum()
 
     def above_infinity(argnums: tuple[int, ...]) -> bool:
-        compiled = jax.jit(jax.grad(loss, argnums)).lower(*inputs).compile().as_text()
-        return re.search(r"constant\(.*\binf\b", compiled) is not None
+        return re.search(r"constant\(.*\binf\b", compiled_gradient(argnums)) is not None
 
     assert above_infinity((1, 3)) and not above_infinity((1,))
 
