@@ -28,7 +28,7 @@ _FEW_CHANNELS, _FEW_PRODUCTS = 7, 32
 """Input channels, and products for an output, that make no matrix product worth it."""
 
 
-def _native_convolution(
+def native_convolution(
     images: Array, kernel: Array, padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0))
 ) -> Array:
     return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=_LAST)
@@ -40,7 +40,7 @@ def _by_eigen(images: Array, kernel: Array) -> Array:
     height = images.shape[1] - kernel.shape[0] + 1
     above = kernel.shape[0] // 2
     padding = (above, kernel.shape[0] - above), (0, 0)
-    return _native_convolution(images, kernel, padding)[:, above : above + height]
+    return native_convolution(images, kernel, padding)[:, above : above + height]
 
 
 def _shifted(images: Array, kernel: Sequence[int]) -> list[Array]:
@@ -67,7 +67,7 @@ def _few(images: Array, size: Sequence[int]) -> bool:
 @functools.cache
 def _on_cpu(plain: bool) -> Callable[[Array, Array], Array]:
     """The convolution for programs that leave plain ones to Eigen, or for all others."""
-    large = _native_convolution if plain else _by_eigen
+    large = native_convolution if plain else _by_eigen
 
     @jax.custom_vjp
     def convolve(images: Array, kernel: Array) -> Array:
@@ -128,7 +128,7 @@ def _two_on_cpu(plain: bool) -> Callable[[Array, Array, Array, Array], Array]:
                 kernel_bar = _kernel_gradient(images, hidden_again, cotangent, plain)
                 kernel, images_late = (_after(kernel_bar, x) for x in (kernel_2, images))
             # Another sum costs less than to keep the first.
-            positive = _shifted_sum(images, kernel_1) + bias > 0
+            positive = hidden_of(images, kernel_1, bias) > 0
             hidden_bar = jnp.where(positive, _images_gradient(kernel, cotangent), 0)
             return (
                 None if images_wanted is None else _images_gradient(kernel_1, hidden_bar),
@@ -176,7 +176,7 @@ def _images_gradient(kernel: Array, cotangent: Array) -> Array:
     than if all of the cotangent were padded."""
     height, width, channels, filters = kernel.shape
     columns = kernel[::-1].transpose(0, 3, 1, 2).reshape(height, 1, filters, width * channels)
-    found = _native_convolution(cotangent, columns, ((height - 1,) * 2, (0, 0)))
+    found = native_convolution(cotangent, columns, ((height - 1,) * 2, (0, 0)))
     found = found.reshape(*found.shape[:3], width, channels)
     rest = (0, 0)
     terms = (
@@ -259,7 +259,7 @@ def convolution(images: Array, kernel: Array) -> Array:
     """
     _check_convolution(images, kernel)
     on_cpu = _on_cpu(are_convolutions_plain())
-    return lax.platform_dependent(images, kernel, cpu=on_cpu, default=_native_convolution)
+    return lax.platform_dependent(images, kernel, cpu=on_cpu, default=native_convolution)
 
 
 def two_convolutions(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) -> Array:
@@ -282,8 +282,8 @@ def two_convolutions(images: Array, kernel_1: Array, bias: Array, kernel_2: Arra
 
 
 def _two_native(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) -> Array:
-    hidden = jax.nn.relu(_native_convolution(images, kernel_1) + bias)
-    return _native_convolution(hidden, kernel_2)
+    hidden = jax.nn.relu(native_convolution(images, kernel_1) + bias)
+    return native_convolution(hidden, kernel_2)
 
 
 def _check_convolution(images: Array, kernel: Array) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bayesian_active_learning.compilation import are_convolutions_plain
+from bayesian_active_learning.models.convolutions import native_convolution
 from bayesian_active_learning.types import Array, Key
 
 MODES = ("train", "sample", "mean")
@@ -148,9 +149,7 @@ def _flattened(inputs: Array, weights: Array) -> Array:
 
 @jax.custom_batching.custom_vmap
 def _as_convolution(images: Array, weights: Array) -> Array:
-    kernel = weights.reshape(*images.shape[1:], -1)
-    dimensions = "NHWC", "HWIO", "NHWC"
-    found = lax.conv_general_dilated(images, kernel, (1, 1), "VALID", dimension_numbers=dimensions)
+    found = native_convolution(images, weights.reshape(*images.shape[1:], -1))
     return found.reshape(len(images), -1)
 
 
@@ -160,12 +159,20 @@ def _(axis_size, in_batched, *arguments):
     return jax.vmap(_flattened, axes, axis_size=axis_size)(*arguments), True
 
 
-# A function with a rule for vmap has no derivative of its own.
-_product_by_convolution = jax.custom_vjp(lambda *arguments: _as_convolution(*arguments))
-_product_by_convolution.defvjp(
-    lambda *arguments: (_product_by_convolution(*arguments), arguments),
-    lambda arguments, cotangent: jax.vjp(_flattened, *arguments)[1](cotangent),
-)
+def _with_derivative_of(
+    plain: Callable[..., Array], function: Callable[..., Array]
+) -> Callable[..., Array]:
+    """`function`, which has the values of `plain` and a rule for `vmap`: such a function has no
+    derivative of its own."""
+    found = jax.custom_vjp(lambda *arguments: function(*arguments))
+    found.defvjp(
+        lambda *arguments: (found(*arguments), arguments),
+        lambda arguments, cotangent: jax.vjp(plain, *arguments)[1](cotangent),
+    )
+    return found
+
+
+_product_by_convolution = _with_derivative_of(_flattened, _as_convolution)
 
 
 class DropoutLinear(hk.Module):
@@ -197,7 +204,7 @@ class DropoutLinear(hk.Module):
             return _flat_product(inputs, weights) + bias
         if mode == "sample" and self.rate:
             weights = weights * self.mask(size, inputs.dtype)[:, None]
-        return inputs.reshape(len(inputs), -1) @ weights + bias
+        return _flattened(inputs, weights) + bias
 
     def after_relu(self, inputs: Array, mode: str) -> Array:
         """`self(relu(inputs), mode)`, for images in mode "train" with a faster derivative."""
@@ -302,13 +309,7 @@ def _skipping(rate: float) -> Callable[..., Array]:
         )
         return together(flat, masks, weights, bias, lasts), True
 
-    # A function with a rule for vmap has no derivative of its own.
-    with_gradient = jax.custom_vjp(lambda *arguments: skipping(*arguments))
-    with_gradient.defvjp(
-        lambda *arguments: (with_gradient(*arguments), arguments),
-        lambda arguments, cotangent: jax.vjp(_all_units, *arguments)[1](cotangent),
-    )
-    return with_gradient
+    return _with_derivative_of(_all_units, skipping)
 
 
 def _usual_sizes(total: int, share: float) -> list[int]:
