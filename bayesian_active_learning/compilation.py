@@ -80,6 +80,8 @@ def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         leaves = jax.tree.leaves((args, kwargs))
+        # Constants say nothing: what becomes of one here does. It compiles nothing.
+        leaves.append(jax.device_put(0))
         inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
         alone = not inside and _has_option(jax.default_backend())
         return (by_eigen if alone else anywhere)(*args, **kwargs)

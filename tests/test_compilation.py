@@ -32,6 +32,15 @@ def test_programs_of_ours_are_traced_with_plain_convolutions_on_a_cpu():
     assert inner(0) == ours
 
 
+def test_constants_inside_of_a_program():
+    """Options of the compiler are refused there."""
+    inner, x = jit(form), np.zeros(2, np.int32)
+    assert jax.jit(lambda y: y + inner(x))(1).tolist() == [3, 3]
+    total, _ = jax.lax.scan(lambda sum, _: (sum + inner(x), None), jnp.zeros(2, int), length=2)
+    assert total.tolist() == [4, 4]
+    assert jax.vmap(lambda y: y + inner(x))(jnp.ones(1, int)).shape == (1, 2)
+
+
 def test_arguments_of_jit_are_passed_on(compilations: Any):
     def repeated(x: jax.Array, *, count: int) -> jax.Array:
         return jnp.tile(x, count)
