@@ -192,6 +192,23 @@ def test_images_are_flattened_in_training(method: str, jit: Callable):
             np.testing.assert_allclose(one[1][1], inputs_bar, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["train", "sample", "mean"])
+@pytest.mark.parametrize(
+    ("model", "side"), [(CONVNET, 8), (models.batchbald_convnet(3), 16), (MLP, 8)]
+)
+def test_a_batch_may_be_empty(model: Model, side: int, mode: str):
+    variables = fresh(model, 1, side, side, 1)
+
+    def total(params: hk.MutableParams) -> jax.Array:
+        inputs = images(0, shape=(side, side, 1))
+        found = logits(model, variables._replace(params=params), KEY, inputs, mode)
+        assert found.shape == (0, 3)
+        return found.sum()
+
+    gradients = jax.grad(total)(variables.params)
+    chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, variables.params))
+
+
 @each_model
 @pytest.mark.parametrize("mode", ["train", "sample"])
 def test_gradients_have_gradients(model: Model, mode: str):
@@ -527,6 +544,14 @@ def convnet_on(*shape: int) -> None:
         (
             lambda: models.convolution(jnp.zeros((2, 8, 8)), jnp.zeros((3, 3, 1, 1))),
             r"images \[B, H, W, C\] .* got \(2, 8, 8\) .*add the channel axis: images\[..., None\]",
+        ),
+        (
+            lambda: models.convolution(jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 1, 4))),
+            r"images \(2, 8, 8, 3\) have 3 channels, a kernel \(3, 3, 1, 4\) takes 1",
+        ),
+        (
+            lambda: models.convolution(jnp.zeros((2, 8, 3, 1)), jnp.zeros((3, 4, 1, 4))),
+            r"a kernel of \(3, 4\) pixels is larger than images \(2, 8, 3, 1\)",
         ),
         (lambda: convnet_on(2, 28, 28), r"convnet expects images \[B, H, W, C\] .*\(2, 28, 28\)"),
         (lambda: convnet_on(2, 64), r"for feature vectors \[B, D\] use mlp"),

@@ -195,6 +195,27 @@ def test_two_convolutions_and_gradients(case: str, jit: Callable):
 
 
 @programs
+def test_gradients_of_no_images_are_zeros(jit: Callable):
+    shapes = (0, 9, 9, 1), (3, 3, 1, 8), (8,), (3, 3, 8, 4), (2, 2, 4, 4)
+    inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]
+
+    def loss(*inputs: jax.Array) -> jax.Array:
+        return models.convolution(two_convolutions(*inputs[:4]), inputs[4]).sum()
+
+    gradients = jit(jax.grad(loss, range(5)))(*inputs)
+    for gradient, x in zip(gradients, inputs, strict=True):
+        assert np.array_equal(gradient, np.zeros_like(x))
+
+
+def test_two_convolutions_refuse_a_second_kernel_that_does_not_fit():
+    images, kernel_1, bias = normal(0, 2, 6, 6, 1), normal(1, 3, 3, 1, 8), normal(2, 8)
+    with pytest.raises(ValueError, match=r"have 8 channels, a kernel \(3, 3, 4, 2\) takes 4"):
+        two_convolutions(images, kernel_1, bias, normal(3, 3, 3, 4, 2))
+    with pytest.raises(ValueError, match=r"larger than images \(2, 4, 4, 8\)"):
+        two_convolutions(images, kernel_1, bias, normal(3, 5, 5, 8, 2))
+
+
+@programs
 def test_two_convolutions_of_several_kernels_at_once(jit: Callable):
     shapes = (2, 5, 9, 9, 1), (2, 3, 3, 1, 8), (2, 8), (2, 3, 3, 8, 4)
     inputs = [normal(seed, *shape) for seed, shape in enumerate(shapes)]

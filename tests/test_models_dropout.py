@@ -48,6 +48,14 @@ def test_random_bits_are_those_of_jax(impl: str, count: int):
     assert np.array_equal(_words(key, count), jax.random.bits(key, (count,), "uint32"))
 
 
+def test_random_bits_are_those_of_jax_where_its_bits_are_the_older_ones():
+    key, count = jax.random.key(7), _FEW_WORDS
+    usual = _words(key, count)
+    with jax.threefry_partitionable(False):
+        assert np.array_equal(_words(key, count), jax.random.bits(key, (count,), "uint32"))
+        assert not np.array_equal(_words(key, count), usual)
+
+
 def test_random_bits_are_those_of_jax_for_several_keys_at_once():
     keys, count = jax.random.split(jax.random.key(1), (2, 3)), _FEW_WORDS + 1
     found = jax.vmap(jax.vmap(lambda key: _words(key, count)))(keys)

@@ -153,6 +153,9 @@ def _in_blocks(function: Callable[..., tuple[Any, ...]], *arrays: Array) -> tupl
     """`function(*arrays)` a block of examples at a time, which stays in the cache: the first of
     what it returns is of each example, the others are sums over them."""
     count = len(arrays[0])
+    if not count:
+        each, *sums = function(*(jnp.zeros((1, *x.shape[1:]), x.dtype) for x in arrays))
+        return jax.tree.map(lambda x: x[:0], each), *sums
     whole = count // _BLOCK * _BLOCK if count > _BLOCK else 0
     found = []
     if whole:
@@ -255,9 +258,13 @@ def convolution(images: Array, kernel: Array) -> Array:
       kernel: `[kh, kw, C, F]`.
 
     Returns:
-      `[B, H - kh + 1, W - kw + 1, F]`.
+      `[B, H - kh + 1, W - kw + 1, F]`. It has gradients, and these have gradients again; it has
+      no derivatives forward (`jax.jvp`, `jax.hessian`).
+
+    Raises:
+      ValueError: shapes that do not fit each other.
     """
-    _check_convolution(images, kernel)
+    _check_convolution(images.shape, kernel.shape)
     on_cpu = _on_cpu(are_convolutions_plain())
     return lax.platform_dependent(images, kernel, cpu=on_cpu, default=native_convolution)
 
@@ -272,8 +279,12 @@ def two_convolutions(images: Array, kernel_1: Array, bias: Array, kernel_2: Arra
       images: `[B, H, W, C]`.
       kernel_1, bias: `[kh, kw, C, F]` and `[F]`.
       kernel_2: `[kh, kw, F, G]`.
+
+    Raises:
+      ValueError: shapes that do not fit each other.
     """
-    _check_convolution(images, kernel_1)
+    between = _check_convolution(images.shape, kernel_1.shape)
+    _check_convolution(between, kernel_2.shape)
     if not _few(images, kernel_1.shape[:2]):
         return convolution(jax.nn.relu(convolution(images, kernel_1) + bias), kernel_2)
     on_cpu = _two_on_cpu(are_convolutions_plain())
@@ -286,12 +297,21 @@ def _two_native(images: Array, kernel_1: Array, bias: Array, kernel_2: Array) ->
     return native_convolution(hidden, kernel_2)
 
 
-def _check_convolution(images: Array, kernel: Array) -> None:
-    if images.ndim != 4 or kernel.ndim != 4:
+def _check_convolution(images: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """The shape of what comes of these shapes."""
+    if len(images) != 4 or len(kernel) != 4:
         raise ValueError(
             "convolution expects images [B, H, W, C] and a kernel [kh, kw, C, F], got "
-            f"{images.shape} and {kernel.shape}; add the channel axis: images[..., None]"
+            f"{images} and {kernel}; add the channel axis: images[..., None]"
         )
+    if images[3] != kernel[2]:
+        raise ValueError(
+            f"images {images} have {images[3]} channels, a kernel {kernel} takes {kernel[2]}"
+        )
+    height, width = (n - k + 1 for n, k in zip(images[1:3], kernel))
+    if height < 1 or width < 1:
+        raise ValueError(f"a kernel of {tuple(kernel[:2])} pixels is larger than images {images}")
+    return images[0], height, width, kernel[3]
 
 
 def in_small_batches(function: Callable[..., Array], size: int) -> Callable[..., Array]:

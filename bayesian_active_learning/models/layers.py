@@ -32,8 +32,8 @@ class ConvolutionParameters(hk.Module):
 
 
 _FEW_WORDS = 2**13
-"""Fewer are not worth it. Such is a mask that all examples share, and must not be made in a loop
-of ours: `hoisting.map_draws` would take posterior samples one at a time."""
+"""Fewer are not worth it. Such is a mask that all examples share, of up to 32,768 units. Made in a
+loop of ours, `hoisting.map_draws` would take posterior samples one at a time."""
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 
 
@@ -43,7 +43,8 @@ def _words(key: Key, count: int) -> Array:
     JAX's threefry is a loop of passes over memory on a CPU. Its 20 rounds written out are one
     pass, four to seven times as fast.
     """
-    if count < _FEW_WORDS or jax.random.key_impl(key) != "threefry2x32":
+    usual = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable
+    if count < _FEW_WORDS or not usual:
         return jax.random.bits(key, (count,), "uint32")
 
     def on_cpu(data: Array) -> Array:
@@ -132,7 +133,7 @@ def channel_mask(rate: float, inputs: Array, mode: str) -> Array:
 
 
 def _flat_product(inputs: Array, weights: Array) -> Array:
-    """`inputs.reshape(B, -1) @ weights`.
+    """Of inputs made flat, `[B, D] @ weights`.
 
     In programs of ours on a CPU a convolution as large as the images: XLA makes a slow loop of
     what leaves flat images, and runs it again for the derivative.
@@ -144,13 +145,13 @@ def _flat_product(inputs: Array, weights: Array) -> Array:
 
 
 def _flattened(inputs: Array, weights: Array) -> Array:
-    return inputs.reshape(len(inputs), -1) @ weights
+    return lax.collapse(inputs, 1) @ weights
 
 
 @jax.custom_batching.custom_vmap
 def _as_convolution(images: Array, weights: Array) -> Array:
     found = native_convolution(images, weights.reshape(*images.shape[1:], -1))
-    return found.reshape(len(images), -1)
+    return lax.collapse(found, 1)
 
 
 @_as_convolution.def_vmap
@@ -232,9 +233,13 @@ def last_layers(
     if mode != "sample" or not output.rate or units < _FEW_UNITS:
         features = jax.nn.relu(hidden(inputs, mode))
         return output(features, mode), features
-    flat = inputs.reshape(len(inputs), -1)
+    flat = lax.collapse(inputs, 1)
     weights, bias = hidden.parameters(flat.shape[1])
-    mask = hidden.mask(flat.shape[1], flat.dtype) if hidden.rate else jnp.ones_like(flat[0])
+    mask = (
+        hidden.mask(flat.shape[1], flat.dtype)
+        if hidden.rate
+        else jnp.ones(flat.shape[1], flat.dtype)
+    )
     last, last_bias = output.parameters(units)
     last = last * output.mask(units, flat.dtype)[:, None]
     features = jax.nn.relu(flat @ (weights * mask[:, None]) + bias)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 
 from bayesian_active_learning.models.convolutions import (
     convolution,
@@ -22,7 +21,7 @@ from bayesian_active_learning.models.layers import (
 from bayesian_active_learning.types import Array, Model, Outputs, Variables
 from bayesian_active_learning.utils import check_one_of, check_positive
 
-_SMALL = 20  # images at a time through the convolutions; divides the usual chunks
+_SMALL = 20  # images at a time through the convolutions; divides most chunks
 
 
 def from_haiku(forward: Callable[[Array, str], Outputs]) -> Model:
@@ -130,7 +129,7 @@ def mlp(num_classes: int = 10, hidden_sizes: tuple[int, ...] = (128,), rate: flo
         raise ValueError(f"rate must lie in [0, 1), got {rate}")
 
     def forward(inputs: Array, mode: str) -> Outputs:
-        features = jnp.reshape(inputs, (inputs.shape[0], -1))
+        features = jax.lax.collapse(inputs, 1)
         layers = [
             DropoutLinear(size, rate if index else 0.0, name=f"dense_{index + 1}")
             for index, size in enumerate(hidden_sizes)
