@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
 
 SIZES = {
-    "full": Sizes(120, 60_000, 10_000, 400, 100, 2_000, 2, 900.0),
+    "full": Sizes(120, 60_000, 10_000, 400, 100, 2_000, 3, 900.0),
     "quick": Sizes(40, 5_000, 1_000, 100, 100, 1_000, 2, 120.0),
     "smallest": Sizes(40, 300, 50, 3, 4, 50, 1, 1.0),
 }
@@ -119,16 +119,16 @@ def run(sizes: Sizes, found: peers.Peers) -> list[dict[str, Any]]:
 
 
 def _specialist(config: Any, dataset: Any, sizes: Sizes) -> tuple[Case, dict[str, str]]:
-    """Its fastest step and its fastest scores, each found before."""
+    """Its fastest step, scores and evaluation, each found before."""
     from benchmarks import torch_loop, torch_training
     from benchmarks import torch_network as net
 
     torch = peers.module("torch")
     splits = experiment.seed_splits(config, dataset, 0)
     start = torch_training.initial_weights(torch.Generator().manual_seed(0))
-    images = net.images_of(dataset.images[splits.pool[:500]])
-    labels = torch.from_numpy(dataset.labels[splits.pool[:500]].astype(np.int64))
-    masks = torch_loop.masks(min(20, config.num_samples), torch.Generator().manual_seed(0))
+    rows = splits.pool[: sizes.pool_size]
+    images = net.images_of(dataset.images[rows])
+    labels = torch.from_numpy(dataset.labels[rows].astype(np.int64))
 
     def steps(way: Any) -> Any:
         return lambda: torch_training.fit(
@@ -136,23 +136,20 @@ def _specialist(config: Any, dataset: Any, sizes: Sizes) -> tuple[Case, dict[str
             images[:20],
             labels[:20],
             training.minibatches(jax.random.key(0), 20, config.fit.batch_size),
-            steps=min(20, sizes.min_steps),
+            steps=min(100, sizes.min_steps),
             weight_decay=config.fit.weight_decay,
             learning_rate=config.learning_rate,
             cosine=True,
             way=way,
         )[0]
 
-    def scores(dense: Any, chunk: int) -> Any:
-        return lambda: net.score_pool(start, images, masks, chunk=chunk, dense=dense)
+    def scoring(num_samples: int) -> tuple[str, net.Scoring]:
+        masks = torch_loop.masks(num_samples, torch.Generator().manual_seed(0))
+        return net.fastest_scoring(net.DENSE, start, images, masks)
 
-    ways, chunks = torch_training.WAYS, (125, 500)
+    ways = torch_training.WAYS
     way = measure.fastest({name: steps(each) for name, each in ways.items()}, repeats=3)
-    both = {
-        f"{name}, {chunk}": (each, chunk) for name, each in net.DENSE.items() for chunk in chunks
-    }
-    dense = measure.fastest({name: scores(*each) for name, each in both.items()})
-
+    scores, evaluation = scoring(config.num_samples), scoring(config.num_test_samples)
     everything = torch_loop.tensors(dataset)
 
     def whole(labels: int) -> Any:
@@ -162,14 +159,15 @@ def _specialist(config: Any, dataset: Any, sizes: Sizes) -> tuple[Case, dict[str
             splits,
             labels=labels,
             way=ways[way],
-            dense=both[dense][0],
-            chunk=both[dense][1],
+            scoring=scores[1],
+            evaluation=evaluation[1],
         )
 
     # Nothing to compile: a run of one round warms up.
     return Case(whole(sizes.labels), whole(20)), {
         "step": way,
-        "scores": f"{dense} images at a time",
+        "scores": scores[0],
+        "evaluation": evaluation[0],
     }
 
 

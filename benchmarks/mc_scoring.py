@@ -98,6 +98,7 @@ def _compare(count: int, sizes: Sizes, found: peers.Peers) -> dict[str, Any]:
         agreement=_agreement({name: results[name] for name in own}),
         variants=chosen,
         data=dataset.name,
+        gflops_of_products=measure.product_gflops(timings),
         gflops_product=measure.spread([speed / 1e9 for speed in speeds]),
         gflops_ours=measure.spread([flops / seconds / 1e9 for seconds in own[OURS].runs]),
     )
@@ -147,22 +148,11 @@ def _specialist(posterior: Any, images: np.ndarray, key: Any, num_samples: int) 
     tensor = net.images_of(images)
     masks = net.masks_of(key, num_samples, posterior)
 
-    def variants(ways: dict[str, Any]) -> tuple[Case, str]:
-        def make(chunk: int, dense: Any, inputs: Any) -> Callable[[], np.ndarray]:
-            return lambda: net.score_pool(weights, inputs, masks, chunk=chunk, dense=dense)
+    def fastest(ways: dict[str, Any]) -> tuple[Case, str]:
+        name, scoring = net.fastest_scoring(ways, weights, tensor[:2_000], masks)
+        return Case(lambda: net.score_pool(weights, tensor, masks, *scoring)), name
 
-        few = tensor[:1000]
-        made = {(name, chunk): way for name, way in ways.items() for chunk in (250, 1000)}
-        best = measure.fastest(
-            {f"{name}, {chunk}": make(chunk, way, few) for (name, chunk), way in made.items()}
-        )
-        name, chunk = best.rsplit(", ", 1)
-        return Case(make(int(chunk), ways[name], tensor)), f"{name}, {chunk} images at a time"
-
-    return {
-        "same work": variants(dict(net.DENSE)),
-        "reduced": variants({"without zero columns": net.without_zero_columns}),
-    }
+    return {"same work": fastest(net.DENSE), "reduced": fastest(net.REDUCED)}
 
 
 def _full_passes(images: np.ndarray, num_samples: int, sizes: Sizes) -> Case:

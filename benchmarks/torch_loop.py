@@ -40,8 +40,8 @@ def run(
     *,
     labels: int,
     way: torch_training.Way,
-    dense: net.Dense,
-    chunk: int,
+    scoring: net.Scoring,
+    evaluation: net.Scoring,
 ) -> list[float]:
     """Rounds of fit, evaluate, score, acquire; the test accuracy of each.
 
@@ -68,7 +68,7 @@ def run(
             way=way,
         )
         weights = {name: _as_for_scoring(value) for name, value in weights.items()}
-        found = _evaluate(weights, images[evaluated], config, generator, dense, chunk)
+        found = _evaluate(weights, images[evaluated], config, generator, evaluation)
         truth = classes[evaluated].numpy()[: len(splits.test)]
         accuracies.append(float((found[0][: len(truth)].argmax(axis=1) == truth).mean()))
         if len(labelled) >= labels:
@@ -78,8 +78,7 @@ def run(
             weights,
             images[torch.from_numpy(subset.astype(np.int64))],
             masks(config.num_samples, generator),
-            chunk=chunk,
-            dense=dense,
+            *scoring,
         )
         wanted = min(config.acquisition_size, labels - len(labelled))
         picked = subset[np.argsort(-scores, kind="stable")[:wanted]]
@@ -96,16 +95,15 @@ def _evaluate(
     images: Tensor,
     config: Config,
     generator: torch.Generator,
-    dense: net.Dense,
-    chunk: int,
+    way: net.Scoring,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean predictive log-probabilities with dropout, and those without."""
     drawn = masks(config.num_test_samples, generator)
     ones = torch.ones((1, 3872)), torch.ones((1, 128))
     both: tuple[list[Any], list[Any]] = ([], [])
-    for part in images.split(chunk):
+    for part in images.split(way.chunk):
         hidden = net.convolutions(weights, part)
         for found, (first, second) in zip(both, (drawn, ones)):
-            log_probs = dense(weights, hidden, first, second).log_softmax(dim=-1)
+            log_probs = way.dense(weights, hidden, first, second).log_softmax(dim=-1)
             found.append(log_probs.logsumexp(dim=0) - np.log(len(first)))
     return torch.cat(both[0]).numpy(), torch.cat(both[1]).numpy()

@@ -4,8 +4,9 @@ would write it for a CPU.
 Import only where torch is there.
 """
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from bayesian_active_learning import models
 from bayesian_active_learning.types import Posterior, Variables
+from benchmarks import measure
 
 Weights = dict[str, Tensor]
 RATES = (0.25, 0.5)  # of dropout before the two dense layers
@@ -145,16 +147,27 @@ def _side_by_side(together: int) -> Dense:
     return dense
 
 
-def without_zero_columns(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def _kept_columns(together: int) -> Dense:
     """Hidden units that the second mask drops are not computed: exact, and half the work."""
-    found = hidden.new_empty(len(first), len(hidden), 10)
-    for sample in range(len(first)):
-        kept = second[sample].nonzero()[:, 0]
-        inner = weights["dense_1.w"][:, kept] * first[sample][:, None]
-        features = torch.addmm(weights["dense_1.b"][kept], hidden, inner).relu_()
-        outer = weights["dense_2.w"][kept] * second[sample][kept, None]
-        torch.addmm(weights["dense_2.b"], features, outer, out=found[sample])
-    return found
+
+    def dense(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        found = hidden.new_empty(len(first), len(hidden), 10)
+        for start in range(0, len(first), together):
+            samples = range(start, min(start + together, len(first)))
+            kept = [second[sample].nonzero()[:, 0] for sample in samples]
+            masked = [
+                weights["dense_1.w"][:, columns] * first[sample][:, None]
+                for sample, columns in zip(samples, kept)
+            ]
+            inner, bias = torch.cat(masked, dim=1), weights["dense_1.b"][torch.cat(kept)]
+            features = torch.addmm(bias, hidden, inner).relu_()
+            parts = features.split([len(columns) for columns in kept], dim=1)
+            for sample, columns, part in zip(samples, kept, parts):
+                outer = weights["dense_2.w"][columns] * second[sample][columns, None]
+                torch.addmm(weights["dense_2.b"], part, outer, out=found[sample])
+        return found
+
+    return dense
 
 
 DENSE: dict[str, Dense] = {
@@ -164,6 +177,42 @@ DENSE: dict[str, Dense] = {
     "20 samples side by side": _side_by_side(20),
 }
 """Ways to do the same work; a specialist keeps the fastest."""
+
+REDUCED: dict[str, Dense] = {
+    "kept columns": _kept_columns(1),
+    "kept columns of 4 samples": _kept_columns(4),
+    "kept columns of 10 samples": _kept_columns(10),
+}
+"""Ways to do less."""
+
+CHUNKS = 250, 1000, 2000
+"""Images at a time."""
+
+
+class Scoring(NamedTuple):
+    """How a specialist may compute the posterior samples."""
+
+    dense: Dense
+    chunk: int
+
+
+def fastest_scoring(
+    ways: dict[str, Dense], weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor]
+) -> tuple[str, Scoring]:
+    """Of these ways and of the chunks that are no larger than these images."""
+    chunks = sorted({min(chunk, len(images)) for chunk in CHUNKS})
+    made = {
+        f"{name}, {chunk} images at a time": Scoring(dense, chunk)
+        for name, dense in ways.items()
+        for chunk in chunks
+    }
+    name = measure.fastest(
+        {
+            name: functools.partial(score_pool, weights, images, masks, *scoring)
+            for name, scoring in made.items()
+        }
+    )
+    return name, made[name]
 
 
 def bald(log_probs: Tensor) -> Tensor:
@@ -175,7 +224,7 @@ def bald(log_probs: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def log_probs(
-    weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor], *, chunk: int, dense: Dense
+    weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor], dense: Dense, chunk: int
 ) -> Iterator[Tensor]:
     """`[K, n, C]` of one chunk of images after another."""
     for part in images.split(chunk):
@@ -184,10 +233,10 @@ def log_probs(
 
 
 def score_pool(
-    weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor], *, chunk: int, dense: Dense
+    weights: Weights, images: Tensor, masks: tuple[Tensor, Tensor], dense: Dense, chunk: int
 ) -> np.ndarray:
     """BALD of `images` under the posterior samples with these masks, `[N]`."""
-    found = [bald(each) for each in log_probs(weights, images, masks, chunk=chunk, dense=dense)]
+    found = [bald(each) for each in log_probs(weights, images, masks, dense, chunk)]
     return torch.cat(found).numpy()
 
 

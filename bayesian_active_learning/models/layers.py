@@ -43,7 +43,8 @@ def _words(key: Key, count: int) -> Array:
     JAX's threefry is a loop of passes over memory on a CPU. Its 20 rounds written out are one
     pass, four to seven times as fast.
     """
-    usual = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable
+    partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    usual = partitionable and jax.random.key_impl(key) == "threefry2x32"
     if count < _FEW_WORDS or not usual:
         return jax.random.bits(key, (count,), "uint32")
 
