@@ -59,6 +59,10 @@ def _has_option(backend: str) -> bool:
     return True
 
 
+def _is_traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
 def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
     """`jax.jit`, with `full_precision`, and convolutions by Eigen where the default backend is a
     CPU. Inside of a program that is being traced, that program's options hold.
@@ -79,10 +83,9 @@ def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        leaves = jax.tree.leaves((args, kwargs))
+        inside = any(map(_is_traced, jax.tree.leaves((args, kwargs))))
         # Constants say nothing: what becomes of one here does. It compiles nothing.
-        leaves.append(jax.device_put(0))
-        inside = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        inside = inside or _is_traced(jax.device_put(0))
         alone = not inside and _has_option(jax.default_backend())
         return (by_eigen if alone else anywhere)(*args, **kwargs)
 

@@ -26,12 +26,8 @@ STEPS = [
 
 
 @pytest.fixture(autouse=True)
-def made_up_data(monkeypatch: pytest.MonkeyPatch):
+def needs_torch():
     peer("torch")
-    monkeypatch.delenv("BAL_DATA_DIR", raising=False)
-    data.dataset.cache_clear()
-    yield
-    data.dataset.cache_clear()
 
 
 def torch_module(name: str) -> Any:

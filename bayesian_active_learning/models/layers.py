@@ -235,12 +235,9 @@ def last_layers(
         features = jax.nn.relu(hidden(inputs, mode))
         return output(features, mode), features
     flat = lax.collapse(inputs, 1)
-    weights, bias = hidden.parameters(flat.shape[1])
-    mask = (
-        hidden.mask(flat.shape[1], flat.dtype)
-        if hidden.rate
-        else jnp.ones(flat.shape[1], flat.dtype)
-    )
+    size = flat.shape[1]
+    weights, bias = hidden.parameters(size)
+    mask = hidden.mask(size, flat.dtype) if hidden.rate else jnp.ones(size, flat.dtype)
     last, last_bias = output.parameters(units)
     last = last * output.mask(units, flat.dtype)[:, None]
     features = jax.nn.relu(flat @ (weights * mask[:, None]) + bias)

@@ -160,7 +160,7 @@ def _encode_images(
     for number, width in enumerate(filters, 1):
         kernel = _kernel(f"down_{number}", kernel_size, hidden.shape[-1], width)
         hidden = _normalised(downsample(hidden, kernel), training, f"down_{number}_norm")
-    return hidden.reshape(hidden.shape[0], -1)
+    return jax.lax.collapse(hidden, 1)
 
 
 def _decode_images(
@@ -207,7 +207,7 @@ def _mlp(inputs: Array, training: bool) -> tuple[Array, Callable[[Array], Array]
         hidden = layers(latents, (128, 256), "up")
         return _linear(flat.shape[1], "output")(hidden).reshape(inputs.shape)
 
-    flat = inputs.reshape(inputs.shape[0], -1)
+    flat = jax.lax.collapse(inputs, 1)
     return layers(flat, (256, 128), "down"), decode
 
 
