@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.extend.core import get_opaque_trace_state
 
 from bayesian_active_learning.precision import full_precision
 
@@ -59,8 +60,8 @@ def _has_option(backend: str) -> bool:
     return True
 
 
-def _is_traced(leaf: Any) -> bool:
-    return isinstance(leaf, jax.core.Tracer)
+with jax.core.eval_context():
+    _OUTSIDE = get_opaque_trace_state()  # of all programs, wherever this is imported
 
 
 def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
@@ -83,10 +84,8 @@ def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        inside = any(map(_is_traced, jax.tree.leaves((args, kwargs))))
-        # Constants say nothing: what becomes of one here does. It compiles nothing.
-        inside = inside or _is_traced(jax.device_put(0))
-        alone = not inside and _has_option(jax.default_backend())
+        outside = get_opaque_trace_state() == _OUTSIDE
+        alone = outside and _has_option(jax.default_backend())
         return (by_eigen if alone else anywhere)(*args, **kwargs)
 
     return call

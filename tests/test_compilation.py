@@ -41,6 +41,21 @@ def test_constants_inside_of_a_program():
     assert jax.vmap(lambda y: y + inner(x))(jnp.ones(1, int)).shape == (1, 2)
 
 
+def test_imported_inside_of_a_program():
+    code = """
+import jax
+def function(x):
+    from bayesian_active_learning import compilation
+    return x
+jax.jit(function)(1)
+from bayesian_active_learning.compilation import are_convolutions_plain, jit
+inner = jit(lambda x: x + (1 if are_convolutions_plain() else 2))
+assert inner(0) == (1 if jax.default_backend() == "cpu" else 2), inner(0)
+assert jax.jit(lambda y: inner(0) + y)(0) == 2
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_arguments_of_jit_are_passed_on(compilations: Any):
     def repeated(x: jax.Array, *, count: int) -> jax.Array:
         return jnp.tile(x, count)
