@@ -141,7 +141,7 @@ def fit(
         if not counts.any():
             break
         tables = [
-            training._table(each, steps, config)
+            training._table(each, steps, config.check_every, config)
             for each, steps in zip(batches, counts.tolist(), strict=True)
         ]
         progress, history = block(

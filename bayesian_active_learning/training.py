@@ -9,6 +9,7 @@ Products are float32 ones on every device, unless a model says less
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -32,6 +33,11 @@ from bayesian_active_learning.types import (
 )
 from bayesian_active_learning.utils import check_one_of, check_positive, round_up, split_key
 
+_MOST_STEPS = 400
+_PATIENCE = 4.0
+"""Steps, and seconds, of one call where nobody looks in between. Python is slow after a long call
+(40 ms from one to the next, measured in a virtual machine); but an interrupt waits for its end."""
+
 MONITORS = ("none", "nll", "accuracy")
 SCHEDULES = ("constant", "cosine")
 
@@ -51,7 +57,7 @@ class FitConfig(NamedTuple):
     decay_coverage: str = "first_dense"
     monitor: str = "none"  # "nll" or "accuracy": early stopping on the validation set
     patience: int = 5  # checks without a better value before stopping
-    check_every: int = 50  # steps in one compiled block, and between two checks
+    check_every: int = 50  # steps between two checks, and two calls of `on_block`
     schedule: str = "cosine"  # of the learning rate: falls to 0 at the last step, or "constant"
 
 
@@ -62,7 +68,7 @@ class FitResult(NamedTuple):
     variables: Variables
     steps: int
     best_step: int
-    train_loss: float  # mean over the last block, penalty included
+    train_loss: float  # mean over the steps since the last check was due, penalty included
     validation: tuple[tuple[int, float, float], ...]  # (step, nll, accuracy) of each check
 
 
@@ -222,9 +228,9 @@ def _buffers(
     return inputs, padded
 
 
-def _table(batches: Iterator[np.ndarray], count: int, config: FitConfig) -> np.ndarray:
-    """The next `count` minibatches, padded to a whole block."""
-    table = np.zeros((config.check_every, config.batch_size), np.int32)
+def _table(batches: Iterator[np.ndarray], count: int, most: int, config: FitConfig) -> np.ndarray:
+    """The next `count` minibatches, padded to the `most` that a block has room for."""
+    table = np.zeros((most, config.batch_size), np.int32)
     if count:
         table[:count] = [next(batches) for _ in range(count)]
     return table
@@ -290,20 +296,24 @@ def fit(
         held_out = jax.device_put(tuple(np.asarray(part) for part in validation))
 
     batches = minibatches(batch_key, len(rows), config.batch_size)
-    total = num_steps(config, len(rows))
+    total, every = num_steps(config, len(rows)), config.check_every
+    watched = on_block is not None or config.monitor != "none"
+    most = every * max(1, _MOST_STEPS // every)  # one number, so that one program serves all
+    size = every
     strength, count_labelled = np.float32(config.weight_decay), np.float32(len(rows))
     checks: list[tuple[int, float, float]] = []
     best, best_step, best_value = variables, 0, np.inf
     step, mean_loss = 0, np.nan
     while step < total:
-        count = min(config.check_every, total - step)
+        count = min(size, total - step)
+        began = time.perf_counter()
         progress, history = block(
             progress,
             mask_key,
             step,
             count,
             total,
-            _table(batches, count, config),
+            _table(batches, count, most, config),
             inputs,
             padded_labels,
             strength,
@@ -314,8 +324,11 @@ def fit(
         if not finite.all():
             first = int(np.argmin(finite))
             raise TrainingDiverged(step + first, float(block_losses[first]))
-        mean_loss = float(block_losses.mean())
+        mean_loss = float(block_losses[(count - 1) // every * every :].mean())
         step += count
+        if not watched:
+            seconds = (time.perf_counter() - began) / count * every
+            size = every * int(np.clip(_PATIENCE / seconds, 1, most // every))
         if on_block is not None:
             on_block(step, Variables(progress.params, progress.state))
         if config.monitor != "none":

@@ -96,6 +96,34 @@ def test_same_key_same_bits_whatever_the_capacity():
     assert not same(other.variables, first.variables) and other.train_loss != first.train_loss
 
 
+def test_how_many_steps_go_in_a_call_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, compilations: Callable[[], int]
+):
+    counts: list[int] = []
+    table = training._table
+
+    def counted(batches, count, *rest):
+        counts.append(count)
+        return table(batches, count, *rest)
+
+    monkeypatch.setattr(training, "_table", counted)
+    config, steps = SHORT._replace(min_steps=23), []
+    watched = fit_digits(20, config=config, on_block=lambda step, _: steps.append(step))
+    assert counts == [5, 5, 5, 5, 3] and steps == [5, 10, 15, 20, 23]
+    before = compilations()
+    for patience, expected in ((1e9, [5, 18]), (0.0, [5, 5, 5, 5, 3])):
+        counts.clear()
+        monkeypatch.setattr(training, "_PATIENCE", patience)
+        assert same(fit_digits(20, config=config), watched)
+        assert counts == expected
+    assert compilations() == before
+    long = SHORT._replace(min_steps=1_000, check_every=150)
+    counts.clear()
+    monkeypatch.setattr(training, "_PATIENCE", 1e9)
+    fit_digits(20, config=long)
+    assert counts == [150, 300, 300, 250]
+
+
 def test_any_source_serves():
     data = digits()
     values = np.asarray(data.images)
