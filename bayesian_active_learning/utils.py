@@ -67,16 +67,17 @@ def round_up(value: int, multiple: int) -> int:
     return max(1, -(-value // multiple)) * multiple
 
 
-def even_chunk(count: int, most: int) -> int:
+def even_chunk(count: int, most: int, *, step: int | None = None) -> int:
     """The size of as few chunks of `count` rows as there can be with at most `most` rows in each,
     so that the last one is filled up with little.
 
-    In steps of an eighth of `most`: each size is compiled, and pools shrink by a few rows a round.
+    In steps of an eighth of `most`, or of `step`: each size is compiled, and pools shrink by a few
+    rows a round.
     """
     if count <= most:
         return max(1, count)
     number = -(-count // most)
-    return min(most, round_up(-(-count // number), -(-most // 8)))
+    return min(most, round_up(-(-count // number), step or -(-most // 8)))
 
 
 @functools.cache

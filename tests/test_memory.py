@@ -106,3 +106,11 @@ def test_chunks_are_even_few_and_of_few_sizes(most: int):
             assert filled < -(-count // size) * -(-most // 8)
     assert len({size for count, size in zip(counts, sizes) if count > most}) <= 5
     assert utils.even_chunk(0, most) == 1
+
+
+def test_chunks_of_a_set_that_stays_are_filled_up_with_little():
+    assert utils.even_chunk(10_100, 2_100, step=20) == 2_020
+    for count in range(2_101, 30_000, 389):
+        size = utils.even_chunk(count, 2_100, step=20)
+        assert size % 20 == 0 and size <= 2_100
+        assert size * -(-count // size) - count < 20 * -(-count // size)
