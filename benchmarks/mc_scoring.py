@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bayesian_active_learning import inference, models
+from bayesian_active_learning import compilation, inference, models
 from bayesian_active_learning.acquisition_functions import bald
 from bayesian_active_learning.models import networks
 from bayesian_active_learning.types import Model, Outputs
@@ -26,7 +26,9 @@ from benchmarks.measure import OURS, Case
 CONVOLUTIONS = data.FIRST_CONVOLUTION + data.SECOND_CONVOLUTION  # of one image
 # Without the hidden units that a shared mask of rate 1/2 drops, on average.
 DENSE_REDUCED = data.DENSE / 2
+PRODUCT = 2_000, 3872, 640  # of the first dense layer: ten samples' kept units
 ALL_UNITS = "ours, all units"
+OUR_CONVOLUTIONS = "part convolutions (ours)"
 
 
 class Sizes(NamedTuple):
@@ -81,27 +83,68 @@ def _compare(count: int, sizes: Sizes, found: peers.Peers) -> dict[str, Any]:
             for name, make in (("baal", _baal), ("batchbald_redux", _redux)):
                 if name in found:
                     cases[name], chosen[name] = make(posterior, images, key, num_samples)
-    cases |= measure.matrix_products(500, 3872, 128, torch)
+    cases |= _convolutions(posterior, images, torch)
+    cases |= measure.matrix_products(*PRODUCT, torch)
     timings, results = measure.interleaved(cases, repeats=sizes.repeats, patience=sizes.patience)
     speeds = measure.product_speeds(timings)
     flops = count * (CONVOLUTIONS + num_samples * data.DENSE)
     reduced = count * (CONVOLUTIONS + num_samples * DENSE_REDUCED)
     own = measure.without_speeds(timings)
+    products = count * num_samples * DENSE_REDUCED
+    by_xla = [
+        convolutions + products / speed
+        for convolutions, speed in zip(
+            timings[OUR_CONVOLUTIONS].runs, measure.product_speeds(timings, "XLA"), strict=True
+        )
+    ]
     return measure.result(
         f"{count:,} images, K = {num_samples}, BALD",
         own,
         limits={
             "roofline, by ours with all units": [flops / speed for speed in speeds],
             "roofline, half the units": [reduced / speed for speed in speeds],
+            "our convolutions, then products by XLA, half the units": by_xla,
         },
         limits_of={"roofline, by ours with all units": ALL_UNITS},
         agreement=_agreement({name: results[name] for name in own}),
         variants=chosen,
         data=dataset.name,
+        seconds_of_parts={
+            name.removeprefix("part "): measure.spread(timing.runs)
+            for name, timing in timings.items()
+            if name.startswith("part ")
+        },
         gflops_of_products=measure.product_gflops(timings),
         gflops_product=measure.spread([speed / 1e9 for speed in speeds]),
         gflops_ours=measure.spread([flops / seconds / 1e9 for seconds in own[OURS].runs]),
     )
+
+
+_our_convolutions = compilation.jit(networks._convolutions_in_batches)
+
+
+def _convolutions(posterior: Any, images: np.ndarray, torch: Any) -> dict[str, Case]:
+    """All before the first dropout, alone."""
+    parameters = [
+        posterior.shared.params[layer][name] for layer in ("conv_1", "conv_2") for name in "wb"
+    ]
+
+    def ours() -> None:
+        for _, inputs in inference._inputs(images, np.arange(len(images)), PRODUCT[0]):
+            jax.block_until_ready(_our_convolutions(inputs, *parameters))
+
+    cases = {OUR_CONVOLUTIONS: Case(ours)}
+    if torch is not None:
+        from benchmarks import torch_network as net
+
+        weights, tensor = net.weights_of(posterior.shared), net.images_of(images)
+
+        @torch.inference_mode()
+        def theirs() -> None:
+            net.convolutions_in_batches(weights, tensor)
+
+        cases["part convolutions (PyTorch)"] = Case(theirs)
+    return cases
 
 
 @functools.cache

@@ -258,9 +258,10 @@ def _products(product: Callable, left: Any, right: Any, times: int) -> Callable[
     return run
 
 
-def product_speeds(timings: Mapping[str, Timing]) -> list[float]:
-    """FLOP/s of the fastest product in each turn."""
-    return np.nanmax(np.asarray(list(_speeds_of_products(timings).values())), axis=0).tolist()
+def product_speeds(timings: Mapping[str, Timing], by: str = "") -> list[float]:
+    """FLOP/s of the fastest product in each turn: of all, or by "XLA" or "PyTorch"."""
+    speeds = [runs for name, runs in _speeds_of_products(timings).items() if by in name]
+    return np.nanmax(np.asarray(speeds), axis=0).tolist()
 
 
 def product_gflops(timings: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
@@ -317,11 +318,11 @@ def read_speeds(timings: Mapping[str, Timing]) -> list[float]:
 
 
 def without_speeds(timings: Mapping[str, Timing]) -> dict[str, Timing]:
-    """The timings of the work alone."""
+    """The timings of the whole work alone, without its parts either (`part NAME`)."""
     return {
         name: timing
         for name, timing in timings.items()
-        if not name.startswith(("product ", "read "))
+        if not name.startswith(("product ", "read ", "part "))
     }
 
 

@@ -102,7 +102,7 @@ def _evaluate(
     ones = torch.ones((1, 3872)), torch.ones((1, 128))
     both: tuple[list[Any], list[Any]] = ([], [])
     for part in images.split(way.chunk):
-        hidden = net.convolutions(weights, part)
+        hidden = net.convolutions_in_batches(weights, part)
         for found, (first, second) in zip(both, (drawn, ones)):
             log_probs = way.dense(weights, hidden, first, second).log_softmax(dim=-1)
             found.append(log_probs.logsumexp(dim=0) - np.log(len(first)))

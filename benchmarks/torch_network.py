@@ -97,6 +97,18 @@ def convolutions(weights: Weights, images: Tensor) -> Tensor:
     return hidden.permute(0, 2, 3, 1).reshape(len(images), -1)  # a view in channels last
 
 
+SMALL = 125
+"""Images at a time through the convolutions: more leave the cache, and take up to 1.7 times as
+long."""
+
+
+def convolutions_in_batches(weights: Weights, images: Tensor) -> Tensor:
+    found = images.new_empty(len(images), weights["dense_1.w"].shape[0])
+    for part, room in zip(images.split(SMALL), found.split(SMALL)):
+        room.copy_(convolutions(weights, part))
+    return found
+
+
 # One posterior sample of the dense layers for all images of a chunk, `[K, n, 10]` in all. Masks
 # shared by all images are masks of the weights' rows.
 
@@ -228,7 +240,7 @@ def log_probs(
 ) -> Iterator[Tensor]:
     """`[K, n, C]` of one chunk of images after another."""
     for part in images.split(chunk):
-        hidden = convolutions(weights, part)
+        hidden = convolutions_in_batches(weights, part)
         yield functional.log_softmax(dense(weights, hidden, *masks), dim=-1)
 
 

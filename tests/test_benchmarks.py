@@ -87,6 +87,9 @@ def test_speeds_are_those_of_the_fastest_in_each_turn():
     }
     flops = 2 * 10 * 20 * 30 * 250_000  # repeated up to 3e9
     assert measure.product_speeds(timings) == [flops, flops / 2]
+    assert measure.product_speeds(timings, "PyTorch") == [flops / 2, flops / 2]
+    whole = {"ours": measure.Timing(1, (1.0,)), "part of it": measure.Timing(1, (0.5,))}
+    assert list(measure.without_speeds(timings | whole)) == ["ours"]
     reads = {"read 256 MiB (XLA)": measure.Timing(1, (0.5,))}
     assert measure.read_speeds(reads) == [2 * 256 * 2**20 / 0.5]
 
