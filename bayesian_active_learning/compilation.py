@@ -61,12 +61,13 @@ def _has_option(backend: str) -> bool:
 
 
 with jax.core.eval_context():
-    _OUTSIDE = get_opaque_trace_state()  # of all programs, wherever this is imported
+    _OUTSIDE = get_opaque_trace_state()  # nothing is traced, even if a trace imports this
 
 
 def jit(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
     """`jax.jit`, with `full_precision`, and convolutions by Eigen where the default backend is a
-    CPU. Inside of a program that is being traced, that program's options hold.
+    CPU. Inside of a program that is being traced, that program's options hold, and under `vmap`
+    and `grad` none.
 
     Args:
       function: what `jax.jit` takes.

@@ -38,9 +38,9 @@ from bayesian_active_learning.utils import (
 
 _MOST_IN_A_CHUNK = 2_000
 _MOST_PREDICTED, _PREDICTED_STEP = 2_100, 20
-"""In a chunk of a set that stays as it is, so that one size of many is compiled: the 10,000 images
-of MNIST's test set and a validation set of 100 are five full chunks. The step divides into the
-small batches of `models`' convolutions."""
+"""In a chunk of a set that stays as it is, so that only one of many sizes is compiled: the 10,000
+images of MNIST's test set and 100 of a validation set are five full chunks. The step is the small
+batch of `models`' convolutions."""
 _CHUNKS_KEPT = 16
 """After so many, freed memory goes back to the system: what the C library keeps of it for each
 thread grows with the length of the pool."""
@@ -251,8 +251,9 @@ def predict(
 
     Posteriors over the same variables share the work they have in common, such as
     the convolutions of a network seen with and without dropout. Their numbers of
-    samples are equal or 1. Without a `chunk_size`, one that fits the number of rows: for
-    sets whose size stays, such as a test set, since each is compiled.
+    samples are equal or 1. Without a `chunk_size`, at most 2,100, so that the last chunk is
+    nearly full: each number of rows may then be a program of its own. Give one for a set
+    that changes its size.
     """
     if chunk_size is None:
         chunk_size = even_chunk(np.size(rows), _MOST_PREDICTED, step=_PREDICTED_STEP)

@@ -68,7 +68,7 @@ class FitResult(NamedTuple):
     variables: Variables
     steps: int
     best_step: int
-    train_loss: float  # mean over the steps since the last check was due, penalty included
+    train_loss: float  # of the last check_every steps or what is left of them, with penalty
     validation: tuple[tuple[int, float, float], ...]  # (step, nll, accuracy) of each check
 
 
@@ -327,7 +327,7 @@ def fit(
         mean_loss = float(block_losses[(count - 1) // every * every :].mean())
         step += count
         if not watched:
-            seconds = (time.perf_counter() - began) / count * every
+            seconds = max(time.perf_counter() - began, 1e-6) / count * every
             size = every * int(np.clip(_PATIENCE / seconds, 1, most // every))
         if on_block is not None:
             on_block(step, Variables(progress.params, progress.state))

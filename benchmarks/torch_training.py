@@ -53,17 +53,17 @@ def initial_weights(generator: torch.Generator) -> net.Weights:
 def _logits(
     weights: net.Weights, images: Tensor, way: Way, masks: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    hidden = functional.conv2d(images, weights["conv_1.w"], weights["conv_1.b"]).relu()
-    hidden = functional.conv2d(hidden, weights["conv_2.w"], weights["conv_2.b"]).relu()
+    hidden = functional.conv2d(images, weights["conv_1.w"], weights["conv_1.b"]).relu_()
+    hidden = functional.conv2d(hidden, weights["conv_2.w"], weights["conv_2.b"])
     if way.functional_pool:
         hidden = functional.max_pool2d(hidden, 2)
     else:
         count, channels = hidden.shape[:2]
         hidden = hidden.permute(0, 2, 3, 1).reshape(count, 11, 2, 11, 2, channels).amax((2, 4))
         hidden = hidden.permute(0, 3, 1, 2)
-    hidden = hidden.permute(0, 2, 3, 1).reshape(len(images), -1)
+    hidden = hidden.relu().permute(0, 2, 3, 1).reshape(len(images), -1)
     hidden = functional.dropout(hidden, net.RATES[0]) if masks is None else hidden * masks[0]
-    features = torch.addmm(weights["dense_1.b"], hidden, weights["dense_1.w"]).relu()
+    features = torch.addmm(weights["dense_1.b"], hidden, weights["dense_1.w"]).relu_()
     features = functional.dropout(features, net.RATES[1]) if masks is None else features * masks[1]
     return torch.addmm(weights["dense_2.b"], features, weights["dense_2.w"])
 

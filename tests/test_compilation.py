@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -38,7 +39,15 @@ def test_constants_inside_of_a_program():
     assert jax.jit(lambda y: y + inner(x))(1).tolist() == [3, 3]
     total, _ = jax.lax.scan(lambda sum, _: (sum + inner(x), None), jnp.zeros(2, int), length=2)
     assert total.tolist() == [4, 4]
-    assert jax.vmap(lambda y: y + inner(x))(jnp.ones(1, int)).shape == (1, 2)
+    assert jax.vmap(lambda y: y + inner(x))(jnp.ones(1, int)).tolist() == [[3, 3]]
+
+
+def test_threads_have_programs_of_ours_too():
+    inner, found = jit(form), []
+    thread = threading.Thread(target=lambda: found.append(int(inner(0))))
+    thread.start()
+    thread.join()
+    assert found == [1 if ON_CPU else 2]
 
 
 def test_imported_inside_of_a_program():

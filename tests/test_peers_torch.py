@@ -40,8 +40,9 @@ def test_all_ways_are_compared():
 
 
 @pytest.mark.parametrize("way", SCORING)
-def test_scores(way: str):
-    """A last chunk and a last group of samples that are smaller, too."""
+def test_scores(way: str, monkeypatch: pytest.MonkeyPatch):
+    """A last chunk, small batch and group of samples that are smaller, too."""
+    monkeypatch.setattr(torch_module("network"), "SMALL", 7)
     net, count, num_samples = torch_module("network"), 30, 21
     model, images = models.convnet(10), data.made_up(count, 1).images[:count]
     posterior = inference.mc_dropout(model, model.init(jax.random.key(0), images[:1]))

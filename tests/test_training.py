@@ -1,4 +1,5 @@
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -96,17 +97,23 @@ def test_same_key_same_bits_whatever_the_capacity():
     assert not same(other.variables, first.variables) and other.train_loss != first.train_loss
 
 
-def test_how_many_steps_go_in_a_call_does_not_count(
-    monkeypatch: pytest.MonkeyPatch, compilations: Callable[[], int]
-):
-    counts: list[int] = []
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps of each call, as they come."""
+    found: list[int] = []
     table = training._table
 
     def counted(batches, count, *rest):
-        counts.append(count)
+        found.append(count)
         return table(batches, count, *rest)
 
     monkeypatch.setattr(training, "_table", counted)
+    return found
+
+
+def test_how_many_steps_go_in_a_call_does_not_count(
+    counts: list[int], monkeypatch: pytest.MonkeyPatch, compilations: Callable[[], int]
+):
     config, steps = SHORT._replace(min_steps=23), []
     watched = fit_digits(20, config=config, on_block=lambda step, _: steps.append(step))
     assert counts == [5, 5, 5, 5, 3] and steps == [5, 10, 15, 20, 23]
@@ -117,11 +124,28 @@ def test_how_many_steps_go_in_a_call_does_not_count(
         assert same(fit_digits(20, config=config), watched)
         assert counts == expected
     assert compilations() == before
-    long = SHORT._replace(min_steps=1_000, check_every=150)
-    counts.clear()
+
+
+@pytest.mark.parametrize(
+    "steps, every, expected",
+    [(1_000, 150, [150, 300, 300, 250]), (30, 10, [10, 20]), (3, 10, [3]), (450, 420, [420, 30])],
+)
+def test_steps_in_a_call(
+    steps: int, every: int, expected: list[int], counts: list[int], monkeypatch
+):
     monkeypatch.setattr(training, "_PATIENCE", 1e9)
-    fit_digits(20, config=long)
-    assert counts == [150, 300, 300, 250]
+    config = SHORT._replace(min_steps=steps, check_every=every)
+    many = fit_digits(20, config=config)
+    assert counts == expected
+    assert same(fit_digits(20, config=config, on_block=lambda *_: None), many)
+
+
+def test_steps_in_a_call_take_no_more_than_the_patience(counts: list[int], monkeypatch):
+    """By a clock on which each call takes 1 s: a call has 4 times the steps of the one before."""
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    fit_digits(20, config=SHORT._replace(min_steps=120))
+    assert counts == [5, 20, 80, 15]
 
 
 def test_any_source_serves():
@@ -299,7 +323,7 @@ def test_divergence_names_the_first_bad_step():
 
 
 def test_divergence_counts_steps_over_all_blocks():
-    """The update of step 5, in the second block, explodes; the loss of step 6 shows it."""
+    """The update of step 5 explodes; the loss of step 6, in the second call, shows it."""
     schedule = lambda count: jnp.where(count == 5, 1e35, 1e-3)  # noqa: E731
     with pytest.raises(TrainingDiverged) as info:
         fit_digits(20, optimizer=optax.sgd(schedule), config=SHORT._replace(min_steps=12))

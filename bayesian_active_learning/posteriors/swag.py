@@ -1,7 +1,7 @@
 """SWAG: a Gaussian from the parameters that training passes through.
 
 Moments are pytrees like the parameters, updated by a pure function from snapshot to
-snapshot; `fit_swag` takes one after each compiled block of `training.fit`.
+snapshot; `fit_swag` takes one every `check_every` steps of `training.fit`.
 """
 
 import functools
