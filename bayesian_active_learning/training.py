@@ -338,7 +338,7 @@ def fit(
             if value < best_value:
                 best = _copy(Variables(progress.params, progress.state))
                 best_step, best_value = step, value
-            elif step - best_step >= config.patience * config.check_every:
+            elif step - best_step >= config.patience * every:
                 break
     if config.monitor == "none" or not best_step:
         best, best_step = Variables(progress.params, progress.state), step

@@ -80,8 +80,8 @@ def _compare(count: int, sizes: Sizes, found: peers.Peers) -> dict[str, Any]:
         cases["specialist"], chosen["specialist"] = specialist["same work"]
         cases["specialist, half the columns"], chosen["half"] = specialist["reduced"]
         if count <= sizes.full_passes:
-            passes, size = _full_passes(images, num_samples, sizes)
-            cases["full passes (PyTorch)"], chosen["full passes (PyTorch)"] = passes, size
+            name = "full passes (PyTorch)"
+            cases[name], chosen[name] = _full_passes(images, num_samples, sizes)
             for name, make in (("baal", _baal), ("batchbald_redux", _redux)):
                 if name in found:
                     cases[name], chosen[name] = make(posterior, images, key, num_samples)
