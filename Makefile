@@ -38,7 +38,7 @@ TEST_ENV := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.cache/jax" \
 # quarter less; with whole modules, and fusions emitted in the older way that jaxlib 0.10 still has, all
 # of them 7 minutes in the place of 11. `make test-all` compiles as users do, as does
 # `make pytest TEST_XLA_FLAGS=`.
-OLDER_FUSIONS  := $(if $(shell grep -s '^jaxlib==0[.]10[.]' $(PINS)),--xla_cpu_use_fusion_emitters=false)
+OLDER_FUSIONS   = $(if $(shell grep -s '^jaxlib==0[.]10[.]' $(PINS)),--xla_cpu_use_fusion_emitters=false)
 TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 $(OLDER_FUSIONS)
 
 help:
