@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,6 +61,17 @@ def num_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The processor's name, such as "AMD EPYC"; its architecture where the system has no more."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def round_up(value: int, multiple: int) -> int:

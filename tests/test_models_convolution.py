@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 from bayesian_active_learning import compilation, models
+from bayesian_active_learning.models import convolutions
 from bayesian_active_learning.models.convolutions import in_small_batches, two_convolutions
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA:CPU")
@@ -82,6 +83,25 @@ def test_convolution_and_gradients(case: str, jit: Callable):
         gradients, gradients_by_definition(images, kernel, cotangent), strict=True
     ):
         close(ours, exact)
+
+
+@programs
+@pytest.mark.parametrize("processor, columns", [("AMD EPYC", 1), ("Intel(R) Xeon(R)", 2)])
+@pytest.mark.parametrize("case", ["its first layer", "5x5", "3x5, three channels", "one output"])
+def test_kernel_gradient_has_a_form_for_each_processor(
+    monkeypatch: pytest.MonkeyPatch, processor: str, columns: int, case: str, jit: Callable
+):
+    monkeypatch.setattr(convolutions, "cpu_model", lambda: processor)
+    images, kernel = (normal(seed, *shape) for seed, shape in enumerate(SHAPES[case]))
+    cotangent = normal(2, *by_definition(images, kernel).shape)
+
+    def gradient(images: jax.Array, cotangent: jax.Array) -> jax.Array:
+        plain = compilation.are_convolutions_plain()
+        return convolutions._kernel_gradient(images, convolutions._channels_first, cotangent, plain)
+
+    lowered = jax.jit(gradient).lower(images, cotangent).as_text()
+    assert f"stride = [1, {columns}]" in lowered
+    close(jit(gradient)(images, cotangent), gradients_by_definition(images, kernel, cotangent)[1])
 
 
 BESIDE_NATIVE = [

@@ -2,12 +2,11 @@
 
 import importlib.metadata
 import os
-import pathlib
 import platform
 from typing import Any
 
 from bayesian_active_learning import __version__
-from bayesian_active_learning.utils import num_cpus
+from bayesian_active_learning.utils import cpu_model, num_cpus
 
 # The last two choose batches by clustering and by a solver.
 _PACKAGES = ("jax", "jaxlib", "dm-haiku", "optax", "numpy", "scipy", "scikit-learn")
@@ -30,7 +29,7 @@ def environment() -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "num_devices": jax.device_count(),
-        "cpu_model": _cpu_model(),
+        "cpu_model": cpu_model(),
         "num_cpus": num_cpus(),
         "nproc": os.environ.get("NPROC", ""),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -44,12 +43,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
