@@ -159,13 +159,13 @@ def test_the_loop_over_samples_holds_no_convolution(batch: int):
     assert "dot_general" in inside and "random_bits" in inside
     assert "conv_general_dilated" not in inside and "reduce_max" not in inside
     dense = [
-        equation.invars[1].aval.shape
+        equation.outvars[0].aval.shape
         for equation in equations(loop.params["jaxpr"].jaxpr)
         if equation.primitive.name == "dot_general"
     ]
     # The dense layers: what ten samples keep of their 128 units each, for three numbers of them,
     # and all units of one sample.
-    widths = {shape[-1] for shape in dense if len(shape) == 2}
+    widths = {size for shape in dense if len(shape) == 2 for size in shape} - {batch}
     assert widths == {640, 664, 696, 100, 128, 10}
 
 
