@@ -55,8 +55,14 @@ def _shifted(images: Array, kernel: Sequence[int]) -> list[Array]:
 def _shifted_sum(images: Array, kernel: Array) -> Array:
     """Shifted images times weights, added up in one loop that a bias and ReLU join."""
     weights = kernel.reshape(-1, kernel.shape[3])
-    terms = (x[..., None] * w for x, w in zip(_shifted(images, kernel.shape), weights))
-    return functools.reduce(jnp.add, terms)
+    return _sum([x[..., None] * w for x, w in zip(_shifted(images, kernel.shape), weights)])
+
+
+def _sum(terms: Sequence[Array]) -> Array:
+    """In two halves: each addition waits for the one before it, and a core has room for few that
+    wait."""
+    halves = (terms[start::2] for start in range(min(2, len(terms))))
+    return functools.reduce(jnp.add, (functools.reduce(jnp.add, half) for half in halves))
 
 
 def _few(images: Array, size: Sequence[int]) -> bool:
@@ -208,11 +214,14 @@ def _channels_first_sum(images: Array, kernel: Array, bias: Array) -> Array:
     around what lies there already. Columns and examples are one axis to shift along."""
     count, height, width = (n - k + 1 for n, k in zip(images.shape, (1, *kernel.shape[:2])))
     rows = _channels_first(images).reshape(images.shape[3], images.shape[1], -1)
-    total = bias[:, None, None]
-    for i, j, c in itertools.product(*map(range, kernel.shape[:3])):
-        shifted = rows[c, i : i + height, j * count : (j + width) * count]
-        total = total + shifted * kernel[i, j, c][:, None, None]
-    return jax.nn.relu(total).reshape(-1, height, width, count)
+    total = _sum(
+        [
+            rows[c, i : i + height, j * count : (j + width) * count] * weights[:, None, None]
+            for i, j, c in itertools.product(*map(range, kernel.shape[:3]))
+            for weights in [kernel[i, j, c]]
+        ]
+    )
+    return jax.nn.relu(total + bias[:, None, None]).reshape(-1, height, width, count)
 
 
 def _kernel_gradient(
