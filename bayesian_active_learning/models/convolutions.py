@@ -214,14 +214,12 @@ def _channels_first_sum(images: Array, kernel: Array, bias: Array) -> Array:
     around what lies there already. Columns and examples are one axis to shift along."""
     count, height, width = (n - k + 1 for n, k in zip(images.shape, (1, *kernel.shape[:2])))
     rows = _channels_first(images).reshape(images.shape[3], images.shape[1], -1)
-    total = _sum(
-        [
-            rows[c, i : i + height, j * count : (j + width) * count] * weights[:, None, None]
-            for i, j, c in itertools.product(*map(range, kernel.shape[:3]))
-            for weights in [kernel[i, j, c]]
-        ]
-    )
-    return jax.nn.relu(total + bias[:, None, None]).reshape(-1, height, width, count)
+    terms = []
+    for i, j, c in itertools.product(*map(range, kernel.shape[:3])):
+        shifted = rows[c, i : i + height, j * count : (j + width) * count]
+        terms.append(shifted * kernel[i, j, c][:, None, None])
+    total = _sum(terms) + bias[:, None, None]
+    return jax.nn.relu(total).reshape(-1, height, width, count)
 
 
 def _kernel_gradient(
