@@ -59,6 +59,7 @@ def close(found: jax.Array, expected: np.ndarray) -> None:
 SHAPES = {
     "as in the paper's network": ((2, 25, 25, 32), (4, 4, 32, 32)),
     "its first layer": ((3, 28, 28, 1), (4, 4, 1, 32)),
+    "one product": ((2, 5, 5, 1), (1, 1, 1, 4)),
     "5x5": ((3, 12, 12, 8), (5, 5, 8, 16)),
     "3x3, odd": ((1, 8, 9, 8), (3, 3, 8, 9)),
     "3x5, three channels": ((2, 10, 9, 3), (3, 5, 3, 8)),

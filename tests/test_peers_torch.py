@@ -125,13 +125,14 @@ def test_a_whole_run_learns_as_ours_does():
     assert min(theirs) > 0.3
 
 
-def test_k_center():
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_k_center(layout: str):
     torch, rng = peer("torch"), np.random.default_rng(0)
+    selection = torch_module("selection")
     points = rng.normal(size=(60, 5)).astype(np.float32)
     labelled = rng.normal(size=(4, 5)).astype(np.float32)
-    theirs = torch_module("selection").k_center(
-        torch.from_numpy(points), torch.from_numpy(labelled), 12
-    )
+    tensors = torch.from_numpy(points), torch.from_numpy(labelled)
+    theirs = selection.k_center(*tensors, 12, selection.LAYOUTS[layout])
     assert theirs == by_definition(points, labelled, 12)
 
 
@@ -144,14 +145,17 @@ def by_definition(points: np.ndarray, labelled: np.ndarray, batch_size: int) -> 
     return picks
 
 
-def test_badge_draws_from_every_cluster():
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_badge_draws_from_every_cluster(layout: str):
     """Of gradients (p - y) x z: three places far from each other, ten candidates at each."""
     torch, rng = peer("torch"), np.random.default_rng(0)
     places = np.array([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])
     features = np.repeat(places, 10, axis=0) + 1e-3 * rng.normal(size=(30, 3))
     probs = np.full((30, 4), 0.25)
     arrays = (torch.from_numpy(x.astype(np.float32)) for x in (probs, features))
-    picks = torch_module("selection").badge(*arrays, 3, torch.Generator().manual_seed(0))
+    selection = torch_module("selection")
+    generator = torch.Generator().manual_seed(0)
+    picks = selection.badge(*arrays, 3, generator, selection.LAYOUTS[layout])
     assert sorted(position // 10 for position in picks) == [0, 1, 2]
 
 
