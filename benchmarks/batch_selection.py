@@ -8,6 +8,7 @@ by the distances of the picks.
     python -m benchmarks.batch_selection --quick
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -226,12 +227,18 @@ def _k_center(
         labelled_mask=np.ones(num_labelled, bool),
     )
     cases = {OURS: Case(ours)}
+    chosen: dict[str, str] = {}
     if "torch" in found:
         from benchmarks import torch_selection
 
         torch = found.torch
         tensors = torch.from_numpy(points), torch.from_numpy(labelled)
-        cases["specialist"] = Case(lambda: torch_selection.k_center(*tensors, batch_size))
+        ways = {
+            name: functools.partial(torch_selection.k_center, *tensors, batch_size, layout)
+            for name, layout in torch_selection.LAYOUTS.items()
+        }
+        chosen["specialist"] = measure.fastest(ways)
+        cases["specialist"] = Case(ways[chosen["specialist"]])
     if "scikit-activeml" in found:
         cases["scikit-activeml"] = Case(
             _skactiveml_coreset(everything, num_labelled, batch_size),
@@ -254,6 +261,7 @@ def _k_center(
         limits={"one read a pick": reads},
         agreement=agreement,
         gigabytes_a_second=measure.spread([v / 1e9 for v in measure.read_speeds(timings)]),
+        variants=chosen,
     )
 
 
@@ -292,17 +300,23 @@ def _badge(count: int, batch_size: int, sizes: Sizes, found: peers.Peers) -> dic
     log_probs = np.asarray(jax.nn.log_softmax(logits.astype(np.float32)))
     ours = _picks(af.make_strategy("badge"), batch_size, predictions=log_probs, features=points)
     cases = {OURS: Case(ours)}
+    chosen: dict[str, str] = {}
     if "torch" in found:
         from benchmarks import torch_selection
 
         torch = found.torch
         tensors = torch.from_numpy(np.exp(log_probs)), torch.from_numpy(points)
 
-        def theirs() -> list[int]:
+        def theirs(layout: Any) -> list[int]:
             generator = torch.Generator().manual_seed(0)
-            return torch_selection.badge(*tensors, batch_size, generator)
+            return torch_selection.badge(*tensors, batch_size, generator, layout)
 
-        cases["specialist"] = Case(theirs)
+        ways = {
+            name: functools.partial(theirs, layout)
+            for name, layout in torch_selection.LAYOUTS.items()
+        }
+        chosen["specialist"] = measure.fastest(ways)
+        cases["specialist"] = Case(ways[chosen["specialist"]])
     if "scikit-activeml" in found:
         cases["scikit-activeml"] = Case(
             _skactiveml_badge(np.exp(log_probs), points, batch_size),
@@ -324,6 +338,7 @@ def _badge(count: int, batch_size: int, sizes: Sizes, found: peers.Peers) -> dic
             name: {"mean distance to a pick": potential(errors, points, np.asarray(picks[name]))}
             for name in own
         },
+        variants=chosen,
     )
 
 

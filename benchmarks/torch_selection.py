@@ -3,11 +3,26 @@
 Import only where torch is there.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 CHUNK = 2_000  # labelled points compared at once
 TINY = 1e-37  # 0 log 0 = 0
+
+
+def by_rows(points: Tensor) -> Tensor:
+    return points
+
+
+def by_columns(points: Tensor) -> Tensor:
+    """The same points, a feature of all of them in one piece: on an AMD EPYC torch's products of a
+    matrix and a vector then take a third of the time."""
+    return points.t().contiguous().t()
+
+
+LAYOUTS = {"rows": by_rows, "columns": by_columns}
 
 
 def _squared_to_one(points: Tensor, norms: Tensor, position: int) -> Tensor:
@@ -17,8 +32,14 @@ def _squared_to_one(points: Tensor, norms: Tensor, position: int) -> Tensor:
 
 
 @torch.inference_mode()
-def k_center(points: Tensor, labelled: Tensor, batch_size: int) -> list[int]:
+def k_center(
+    points: Tensor,
+    labelled: Tensor,
+    batch_size: int,
+    layout: Callable[[Tensor], Tensor] = by_rows,
+) -> list[int]:
     """Farthest first, labelled points as centres."""
+    points = layout(points)
     norms = points.square().sum(dim=1)
     nearest = torch.full((len(points),), torch.inf)
     for part in labelled.split(CHUNK):
@@ -35,11 +56,16 @@ def k_center(points: Tensor, labelled: Tensor, batch_size: int) -> list[int]:
 
 @torch.inference_mode()
 def badge(
-    probs: Tensor, features: Tensor, batch_size: int, generator: torch.Generator
+    probs: Tensor,
+    features: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    layout: Callable[[Tensor], Tensor] = by_rows,
 ) -> list[int]:
     """k-means++ of hallucinated gradients, never made: |a x z - b x w|^2 from products of both."""
     errors = probs.clone()
     errors[torch.arange(len(probs)), probs.argmax(dim=1)] -= 1
+    errors, features = layout(errors), layout(features)
     norms = errors.square().sum(dim=1) * features.square().sum(dim=1)
     picks = [int(norms.argmax())]
     mass = torch.full_like(norms, torch.inf)
