@@ -214,6 +214,16 @@ def _points(count: int) -> np.ndarray:
     return np.maximum(points, 0).astype(np.float32)
 
 
+def _in_the_faster_layout(loop: Callable[..., list[int]]) -> tuple[Case, str]:
+    """A loop of `torch_selection`, and the name of the layout that it takes."""
+    from benchmarks import torch_selection
+
+    layouts = torch_selection.LAYOUTS
+    ways = {name: functools.partial(loop, layout=layout) for name, layout in layouts.items()}
+    name = measure.fastest(ways)
+    return Case(ways[name]), name
+
+
 def _k_center(
     count: int, num_labelled: int, batch_size: int, sizes: Sizes, found: peers.Peers
 ) -> dict[str, Any]:
@@ -233,12 +243,8 @@ def _k_center(
 
         torch = found.torch
         tensors = torch.from_numpy(points), torch.from_numpy(labelled)
-        ways = {
-            name: functools.partial(torch_selection.k_center, *tensors, batch_size, layout)
-            for name, layout in torch_selection.LAYOUTS.items()
-        }
-        chosen["specialist"] = measure.fastest(ways)
-        cases["specialist"] = Case(ways[chosen["specialist"]])
+        loop = functools.partial(torch_selection.k_center, *tensors, batch_size)
+        cases["specialist"], chosen["specialist"] = _in_the_faster_layout(loop)
     if "scikit-activeml" in found:
         cases["scikit-activeml"] = Case(
             _skactiveml_coreset(everything, num_labelled, batch_size),
@@ -307,16 +313,11 @@ def _badge(count: int, batch_size: int, sizes: Sizes, found: peers.Peers) -> dic
         torch = found.torch
         tensors = torch.from_numpy(np.exp(log_probs)), torch.from_numpy(points)
 
-        def theirs(layout: Any) -> list[int]:
+        def theirs(*, layout: Any) -> list[int]:
             generator = torch.Generator().manual_seed(0)
             return torch_selection.badge(*tensors, batch_size, generator, layout)
 
-        ways = {
-            name: functools.partial(theirs, layout)
-            for name, layout in torch_selection.LAYOUTS.items()
-        }
-        chosen["specialist"] = measure.fastest(ways)
-        cases["specialist"] = Case(ways[chosen["specialist"]])
+        cases["specialist"], chosen["specialist"] = _in_the_faster_layout(theirs)
     if "scikit-activeml" in found:
         cases["scikit-activeml"] = Case(
             _skactiveml_badge(np.exp(log_probs), points, batch_size),
