@@ -7,7 +7,7 @@ no device, and the scores alone need neither data sets nor plotting.
 import importlib as _importlib
 from typing import Any as _Any
 
-__version__ = "0.6.5"
+__version__ = "0.7.0"
 
 _SUBMODULES = (
     "acquisition_functions",

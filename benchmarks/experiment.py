@@ -173,7 +173,7 @@ def _specialists(config: Any, dataset: Any, sizes: Sizes) -> dict[str, tuple[Cas
 
     return {
         "specialist": specialist(net.DENSE),
-        "specialist, half the columns": specialist(net.REDUCED),
+        "specialist, without what is dropped": specialist(net.REDUCED),
     }
 
 

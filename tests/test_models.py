@@ -1,6 +1,5 @@
 import contextlib
 import functools
-import itertools
 from collections.abc import Callable
 
 import chex
@@ -13,7 +12,6 @@ from jax import lax
 
 from bayesian_active_learning import compilation, models
 from bayesian_active_learning.hoisting import map_draws
-from bayesian_active_learning.models.layers import _skipping
 from bayesian_active_learning.types import Model, Outputs, Variables
 
 KEY = jax.random.key(0)
@@ -431,72 +429,6 @@ def test_max_pool_shares_the_gradient_among_equals():
     assert np.array_equal(found.reshape(5, 4) / cotangent[:, None], shares)
 
 
-def two_layers(units: int, rate: float, inner_rate: float = 0.25) -> Model:
-    def forward(inputs: jax.Array, mode: str) -> Outputs:
-        hidden = models.DropoutLinear(units, inner_rate, name="hidden")
-        output = models.DropoutLinear(3, rate, name="output")
-        return Outputs(*models.last_layers(inputs, hidden, output, mode))
-
-    return models.from_haiku(forward)
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.5, 0.97])
-@pytest.mark.parametrize("units", [31, 32, 50])
-def test_dropped_units_are_left_out_and_nothing_changes(units: int, rate: float):
-    """Masks with few and with many units: no unit at all among them."""
-    model, inputs = two_layers(units, rate), images(4, shape=(5,))
-    variables = fresh(model, 1, 5)
-    params = jax.tree.map(lambda w: w + 0.1, variables.params)  # biases, too
-    variables = Variables(params, variables.state)
-
-    def by_hand(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        first, second = (
-            models.dropout(k, r, jnp.ones(n))
-            for k, r, n in zip(itertools.islice(hk.PRNGSequence(key), 2), (0.25, rate), (5, units))
-        )
-        features = jax.nn.relu((inputs * first) @ params["hidden"]["w"] + params["hidden"]["b"])
-        return (features * second) @ params["output"]["w"] + params["output"]["b"], features
-
-    keys = jax.random.split(KEY, 40)
-    expected = jax.vmap(by_hand)(keys)
-
-    def network(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs = model.apply(variables, key, inputs, mode="sample")[0]
-        return outputs.logits, outputs.features
-
-    for found in (jax.lax.map(network, keys), jax.vmap(network)(keys)):
-        for ours, theirs in zip(found, expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    if rate == 0.97:
-        bias_alone = np.all(np.isclose(expected[0], params["output"]["b"]), axis=(1, 2))
-        assert bias_alone.any() and not bias_alone.all()
-
-
-@pytest.mark.parametrize("num_kept", [0, 3, 32, 41, 64])
-def test_what_several_samples_keep_is_one_product(num_kept: int):
-    """From no unit of 64 to more than usual; alone, mapped, and twice mapped."""
-    rng = np.random.default_rng(num_kept)
-    flat, masks = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 6, 7))
-    weights, bias, lasts = (rng.normal(size=s) for s in ((7, 64), (64,), (2, 6, 64, 3)))
-    for last in lasts.reshape(12, 64, 3):
-        last[rng.permutation(64)[: 64 - num_kept]] = 0
-    hidden = np.maximum(np.einsum("gnd,gsd,du->gsnu", flat, masks, weights) + bias, 0)
-    expected = hidden @ lasts
-
-    function = _skipping(0.5)
-    samples = jax.vmap(function, (None, 0, None, None, 0))
-    arguments = jax.tree.map(jnp.float32, (flat, masks, weights, bias, lasts))
-    alone = function(arguments[0][0], arguments[1][0, 0], *arguments[2:4], arguments[4][0, 0])
-    together = samples(arguments[0][0], arguments[1][0], *arguments[2:4], arguments[4][0])
-    np.testing.assert_allclose(alone, expected[0, 0], atol=1e-4)
-    np.testing.assert_allclose(together, expected[0], atol=1e-4)
-    found = jax.vmap(samples, (0, 0, None, None, 0))(*arguments)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    same_mask = jax.vmap(function, (None, None, None, None, 0))
-    found = same_mask(arguments[0][0], arguments[1][0, 0], *arguments[2:4], arguments[4][0])
-    np.testing.assert_allclose(found[0], expected[0, 0], atol=1e-4)
-
-
 def test_one_hidden_layer_on_the_inputs_is_computed_once():
     """It has no dropout: nothing of it depends on the sample."""
     model, inputs = models.mlp(3), images(4, shape=(5,))
@@ -509,26 +441,6 @@ def test_one_hidden_layer_on_the_inputs_is_computed_once():
     program = jax.make_jaxpr(lambda *a: map_draws(network, *a))(keys, variables, inputs)
     (loop,) = (e for e in program.jaxpr.eqns if e.primitive.name == "scan")
     assert "128,3" in str(loop.params["jaxpr"]) and "5,128" not in str(loop.params["jaxpr"])
-
-
-def test_left_out_units_have_gradients_of_zero():
-    model, inputs = two_layers(40, 0.5, inner_rate=0.0), images(4, shape=(5,))
-    variables = fresh(model, 1, 5)
-
-    def loss(params: dict, every: bool) -> jax.Array:
-        apply = model.apply
-        if every:  # under vmap no unit is left out
-
-            def apply(variables, key, inputs, mode):
-                one = jax.vmap(lambda k: model.apply(variables, k, inputs, mode=mode))
-                return jax.tree.map(lambda x: x[0], one(key[None]))
-
-        outputs, _ = apply(Variables(params, variables.state), KEY, inputs, mode="sample")
-        return jnp.sum(outputs.logits**2)
-
-    found, expected = (jax.grad(loss)(variables.params, every) for every in (False, True))
-    chex.assert_trees_all_close(found, expected, atol=1e-4)
-    assert 5 < np.all(found["hidden"]["w"] == 0, axis=0).sum() < 35
 
 
 # Refusals.

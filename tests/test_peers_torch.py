@@ -18,6 +18,7 @@ pytestmark = pytest.mark.peers
 SCORING = [
     *("masked activations", "masked weights", "4 samples side by side", "20 samples side by side"),
     *("kept columns", "kept columns of 4 samples", "kept columns of 10 samples"),
+    "less dropped inputs",
 ]
 STEPS = [
     *("channels last, fused Adam", "channels first, fused Adam"),

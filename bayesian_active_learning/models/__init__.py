@@ -1,12 +1,12 @@
 """Haiku networks behind one record, `Model(init, apply)`."""
 
 from bayesian_active_learning.models.convolutions import convolution
+from bayesian_active_learning.models.dropped import last_layers
 from bayesian_active_learning.models.layers import (
     MODES,
     ConvolutionParameters,
     DropoutLinear,
     dropout,
-    last_layers,
     max_pool_2x2,
 )
 from bayesian_active_learning.models.networks import (

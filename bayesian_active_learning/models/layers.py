@@ -161,7 +161,7 @@ def _(axis_size, in_batched, *arguments):
     return jax.vmap(_flattened, axes, axis_size=axis_size)(*arguments), True
 
 
-def _with_derivative_of(
+def with_derivative_of(
     plain: Callable[..., Array], function: Callable[..., Array]
 ) -> Callable[..., Array]:
     """`function`, which has the values of `plain` and a rule for `vmap`: such a function has no
@@ -174,7 +174,7 @@ def _with_derivative_of(
     return found
 
 
-_product_by_convolution = _with_derivative_of(_flattened, _as_convolution)
+_product_by_convolution = with_derivative_of(_flattened, _as_convolution)
 
 
 class DropoutLinear(hk.Module):
@@ -215,113 +215,6 @@ class DropoutLinear(hk.Module):
         weights, bias = self.parameters(math.prod(inputs.shape[1:]))
         dropped = relu_dropout(hk.next_rng_key(), self.rate, inputs)
         return _flat_product(dropped, weights) + bias
-
-
-def last_layers(
-    inputs: Array, hidden: DropoutLinear, output: DropoutLinear, mode: str
-) -> tuple[Array, Array]:
-    """Two dense layers with ReLU between: outputs of the second, and its inputs before dropout.
-
-    In mode "sample" hidden units that the mask drops for all examples need not be computed: on a
-    CPU they are left out, the same numbers for half the work at a rate of 1/2. Under `vmap` over
-    posterior samples, what is left of several of them is one matrix product. Elsewhere sizes
-    that depend on the mask cost more than they save.
-
-    For inputs that are the same for all samples, and a hidden layer without dropout, two plain
-    layers are faster: the first of them is then computed once (`hoisting`).
-    """
-    units = hidden.output_size
-    if mode != "sample" or not output.rate or units < _FEW_UNITS:
-        features = jax.nn.relu(hidden(inputs, mode))
-        return output(features, mode), features
-    flat = lax.collapse(inputs, 1)
-    size = flat.shape[1]
-    weights, bias = hidden.parameters(size)
-    mask = hidden.mask(size, flat.dtype) if hidden.rate else jnp.ones(size, flat.dtype)
-    last, last_bias = output.parameters(units)
-    last = last * output.mask(units, flat.dtype)[:, None]
-    features = jax.nn.relu(flat @ (weights * mask[:, None]) + bias)
-    outputs = lax.platform_dependent(
-        *(flat, mask, weights, bias, last), cpu=_skipping(output.rate), default=_all_units
-    )
-    return outputs + last_bias, features
-
-
-_FEW_UNITS = 32  # the work is not worth a choice
-_STEP = 8  # of numbers of units that are compiled
-
-
-def _all_units(flat: Array, mask: Array, weights: Array, bias: Array, last: Array) -> Array:
-    """`[n, C]` of inputs `[n, D]`, their mask `[D]`, `[D, U]`, `[U]` and masked rows `[U, C]`."""
-    return jax.nn.relu(flat @ (weights * mask[:, None]) + bias) @ last
-
-
-@functools.lru_cache(maxsize=32)
-def _skipping(rate: float) -> Callable[..., Array]:
-    """`_all_units` without those whose row in `last` is all zeros, of which `rate` is the share."""
-    one_by_one = jax.vmap(_all_units, (None, 0, None, None, 0))
-
-    @jax.custom_batching.custom_vmap
-    def together(flat, masks, weights, bias, lasts):
-        """`[S, n, C]` of S samples, `masks [S, D]` and `lasts [S, U, C]`."""
-        num_samples, units, num_classes = lasts.shape
-        kept = jnp.any(lasts != 0, axis=2).ravel()
-        order = jnp.argsort(~kept, stable=True).astype(jnp.int32)  # the kept ones first
-
-        def only(size: int) -> Callable[[], Array]:
-            def apply() -> Array:
-                samples, chosen = lax.div(order[:size], units), lax.rem(order[:size], units)
-                # Row by row of the transpose, where they lie in one piece: XLA:CPU gathers many at
-                # once number by number.
-                units_first = weights.T
-                rows = lax.map(lambda of: units_first[of[1]] * masks[of[0]], (samples, chosen))
-                # Units first: of some hundreds of units and more inputs YNNPACK then makes the
-                # product as fast as it can, with inputs first 12 % slower on an AMD EPYC.
-                hidden = jax.nn.relu(rows @ flat.T + bias[chosen][:, None])
-                own = samples[:, None] == jnp.arange(num_samples)
-                blocks = jnp.where(own[:, :, None], lasts[samples, chosen][:, None], 0)
-                outputs = blocks.reshape(size, -1).T @ hidden
-                return outputs.reshape(num_samples, num_classes, -1).swapaxes(1, 2)
-
-            return apply
-
-        def every() -> Array:
-            return lax.map(lambda own: _all_units(flat, own[0], weights, bias, own[1]), all_own)
-
-        all_own = masks, lasts
-        sizes = _usual_sizes(kept.size, 1 - rate)
-        branch = jnp.searchsorted(jnp.asarray(sizes, jnp.int32), jnp.sum(kept))
-        return lax.switch(branch, [*map(only, sizes), every])
-
-    @together.def_vmap
-    def _(axis_size, in_batched, *arguments):
-        axes = [0 if batched else None for batched in in_batched]
-        return jax.vmap(one_by_one, axes, axis_size=axis_size)(*arguments), True
-
-    @jax.custom_batching.custom_vmap
-    def skipping(flat, mask, weights, bias, last):
-        return together(flat, mask[None], weights, bias, last[None])[0]
-
-    @skipping.def_vmap
-    def _(axis_size, in_batched, *arguments):
-        if any(in_batched[i] for i in (0, 2, 3)):
-            axes = [0 if batched else None for batched in in_batched]
-            return jax.vmap(_all_units, axes, axis_size=axis_size)(*arguments), True
-        flat, mask, weights, bias, last = arguments
-        masks, lasts = (
-            x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
-            for x, batched in ((mask, in_batched[1]), (last, in_batched[4]))
-        )
-        return together(flat, masks, weights, bias, lasts), True
-
-    return _with_derivative_of(_all_units, skipping)
-
-
-def _usual_sizes(total: int, share: float) -> list[int]:
-    """Numbers of kept units, of `total`, that are compiled: one is nearly always enough."""
-    mean, deviation = total * share, math.sqrt(total * share * (1 - share))
-    steps = {math.ceil((mean + widths * deviation) / _STEP) for widths in (0, 1, 3)}
-    return sorted(step * _STEP for step in steps if step * _STEP < total)
 
 
 @jax.custom_vjp

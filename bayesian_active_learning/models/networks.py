@@ -10,12 +10,12 @@ from bayesian_active_learning.models.convolutions import (
     in_small_batches,
     two_convolutions,
 )
+from bayesian_active_learning.models.dropped import last_layers
 from bayesian_active_learning.models.layers import (
     MODES,
     ConvolutionParameters,
     DropoutLinear,
     channel_mask,
-    last_layers,
     max_pool_2x2,
 )
 from bayesian_active_learning.types import Array, Model, Outputs, Variables
