@@ -121,7 +121,7 @@ def run(sizes: Sizes, found: peers.Peers) -> list[dict[str, Any]]:
 
 def _specialists(config: Any, dataset: Any, sizes: Sizes) -> dict[str, tuple[Case, dict[str, str]]]:
     """With the fastest step, scores and evaluation, each found before: of those that do the same
-    work, and of those that leave out hidden units that a mask drops, as ours does."""
+    work, and of those that do less of it by what masks drop, as ours does."""
     from benchmarks import torch_loop, torch_training
     from benchmarks import torch_network as net
 

@@ -185,17 +185,17 @@ def _kept_columns(together: int) -> Dense:
 def dropped_inputs(weights: Weights, hidden: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Of units that are kept: the product of all inputs, once, less that of the dropped ones."""
     found = hidden.new_empty(len(first), len(hidden), 10)
-    inputs_first = hidden.T.contiguous()
-    whole = weights["dense_1.w"].T @ inputs_first
-    scale = 1 / (1 - RATES[0])
+    inputs_first, units_first = hidden.T.contiguous(), weights["dense_1.w"].T.contiguous()
+    scale = float(first.max())
+    bias = weights["dense_1.b"][:, None]
+    whole = torch.addmm(bias, units_first, inputs_first, alpha=scale)
     rows = torch.empty_like(inputs_first)
     for sample in range(len(first)):
         gone = (first[sample] == 0).nonzero()[:, 0]
         kept = second[sample].nonzero()[:, 0]
         part = torch.index_select(inputs_first, 0, gone, out=rows[: len(gone)])
-        inner = weights["dense_1.w"][gone][:, kept] * scale
-        features = torch.addmm(whole[kept], inner.T, part, beta=scale, alpha=-1)
-        features.add_(weights["dense_1.b"][kept][:, None]).relu_()
+        inner = units_first[kept][:, gone]
+        features = whole[kept].addmm_(inner, part, alpha=-scale).relu_()
         outer = weights["dense_2.w"][kept] * second[sample][kept, None]
         torch.addmm(weights["dense_2.b"], features.T, outer, out=found[sample])
     return found

@@ -61,6 +61,21 @@ def test_scores(way: str, monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", SCORING)
+def test_masks_of_ones_are_no_dropout(way: str):
+    net = torch_module("network")
+    torch = importlib.import_module("torch")
+    model, images = models.convnet(10), data.made_up(9, 1).images[:9]
+    variables = model.init(jax.random.key(0), images[:1])
+    weights = net.weights_of(variables)
+    hidden = net.convolutions(weights, net.images_of(images))
+    with torch.inference_mode():
+        ones = torch.ones((1, 3872)), torch.ones((1, 128))
+        (theirs,) = (net.DENSE | net.REDUCED)[way](weights, hidden, *ones)
+    ours = model.apply(variables, None, images, mode="mean")[0].logits
+    np.testing.assert_allclose(theirs.numpy(), ours, rtol=1e-4, atol=1e-5)
+
+
 def test_steps_of_training():
     """Ours and theirs with the same start, minibatches and masks; within, that they agree."""
     dataset = data.made_up(40, 1)

@@ -1,4 +1,4 @@
-"""The last two dense layers, without the work for what dropout drops for all examples."""
+"""The last two dense layers, with less work where dropout drops the same for all examples."""
 
 import functools
 import itertools
@@ -18,15 +18,16 @@ def last_layers(
 ) -> tuple[Array, Array]:
     """Two dense layers with ReLU between: outputs of the second, and its inputs before dropout.
 
-    In mode "sample" a mask is the same for all examples, and on a CPU what it drops costs nothing.
-    Hidden units that are dropped are not computed. Under `vmap` over posterior samples, of inputs
-    that are the same for all, the product of all inputs and weights is computed once, and each
-    sample takes away from it the product of the inputs that its mask drops: at rates of 1/4 and
-    1/2 an eighth of the work, the same numbers within rounding. Elsewhere sizes that depend on
-    the mask cost more than they save.
+    In mode "sample" a mask is the same for all examples. On a CPU hidden units that it drops are
+    then not computed, half the work at a rate of 1/2. Under `vmap` over 3 posterior samples and
+    more, of inputs that are the same for all, the product of all inputs and weights is computed
+    once, and each sample takes away from it the product of the inputs that its mask drops: at a
+    rate of 1/4 a quarter of what is left. (At 1/2 and above it adds up what the mask keeps.) These
+    are the same numbers, but for rounding, which is that of the largest inputs, dropped ones too.
+    On accelerators sizes that depend on the mask would cost more than they save.
     """
     units = hidden.output_size
-    if mode != "sample" or not output.rate or units < _FEW_UNITS:
+    if mode != "sample" or not output.rate or units < _LEAST_UNITS:
         features = jax.nn.relu(hidden(inputs, mode))
         return output(features, mode), features
     flat = lax.collapse(inputs, 1)
@@ -37,18 +38,19 @@ def last_layers(
     last = last * output.mask(units, flat.dtype)[:, None]
     features = jax.nn.relu(flat @ (weights * mask[:, None]) + bias)
     columns = jnp.moveaxis(inputs, 0, -1).reshape(size, -1)  # XLA copies `flat.T` twice
+    whole = lax.stop_gradient(weights.T @ columns)  # the derivative is that of `_all_units`
     outputs = lax.platform_dependent(
-        *(columns, weights.T @ columns, mask, weights, bias, last),
+        *(columns, whole, mask, weights, bias, last),
         cpu=_skipping(hidden.rate, output.rate),
         default=_all_units,
     )
     return outputs + last_bias, features
 
 
-_FEW_UNITS = 32  # the work is not worth a choice
-_FEW_SAMPLES = 5  # fewer are not worth the product of all inputs and units
+_LEAST_UNITS = 32  # the work for fewer is not worth a choice
+_LEAST_SAMPLES = 3  # fewer are not worth the product of all inputs and units
 _STEP = 8  # of numbers of inputs and units that are compiled
-_SHARED = None, None, 0, None, None, 0  # axes of posterior samples in the arguments that follow
+_SAMPLE_AXES = None, None, 0, None, None, 0  # of the arguments of `_all_units`
 
 
 def _all_units(
@@ -58,7 +60,7 @@ def _all_units(
 
     Args:
       columns: inputs `[D, n]`, an example in each column.
-      whole: `weights.T @ columns`, `[U, n]`. Unused here: it is for others.
+      whole: `weights.T @ columns`, `[U, n]`, for the forms below, which do the same.
       mask: of the inputs, `[D]`.
       weights: `[D, U]`.
       bias: `[U]`.
@@ -72,7 +74,7 @@ def _all_units(
 def _skipping(input_rate: float, rate: float) -> Callable[..., Array]:
     """`_all_units` without what is dropped, which is about the shares `input_rate` of the inputs
     and `rate` of the units. Where the inputs' mask is not zero, it is `1 / (1 - input_rate)`."""
-    one_by_one = jax.vmap(_all_units, _SHARED)
+    one_by_one = jax.vmap(_all_units, _SAMPLE_AXES)
 
     # With rules for `vmap`, which would compute all branches of a choice.
     @jax.custom_batching.custom_vmap
@@ -90,12 +92,12 @@ def _skipping(input_rate: float, rate: float) -> Callable[..., Array]:
 
     @skipping.def_vmap
     def _(axis_size, in_batched, *arguments):
-        if any(varies and axis is None for varies, axis in zip(in_batched, _SHARED)):
+        if any(varies and axis is None for varies, axis in zip(in_batched, _SAMPLE_AXES)):
             axes = [0 if batched else None for batched in in_batched]
             return jax.vmap(_all_units, axes, axis_size=axis_size)(*arguments), True
         stacked = (
             jnp.broadcast_to(x, (axis_size, *x.shape)) if axis == 0 and not batched else x
-            for x, batched, axis in zip(arguments, in_batched, _SHARED)
+            for x, batched, axis in zip(arguments, in_batched, _SAMPLE_AXES)
         )
         return together(*stacked), True
 
@@ -127,21 +129,21 @@ def _of_several(input_rate: float, rate: float, *arguments: Array) -> Array:
     work, the sum of those that are kept.
     """
     columns, whole, masks, weights, bias, lasts = arguments
-    if len(masks) < _FEW_SAMPLES:
+    if len(masks) < _LEAST_SAMPLES:
         return lax.map(
             lambda own: _of_one(rate, columns, whole, own[0], weights, bias, own[1]), (masks, lasts)
         )
     size, units = weights.shape
-    subtract = input_rate <= 0.5
+    subtract = input_rate < 0.5
     listed = masks == 0 if subtract else masks != 0
     share = input_rate if subtract else 1 - input_rate
-    numbers_listed = _usual_sizes(size, share, (1, 3))
-    numbers_kept = _usual_sizes(units, 1 - rate)
+    numbers_listed = _usual_sizes(size, share, (1, 3)) or [size]
+    numbers_kept = _usual_sizes(units, 1 - rate) or [units]
     find = functools.partial(jnp.nonzero, size=numbers_listed[-1], fill_value=size)
     places = jax.vmap(lambda which: find(which)[0].astype(jnp.int32))(listed)
     orders, counts = jax.vmap(_kept_first)(lasts)
     weights_and_zero = jnp.pad(weights, ((0, 1), (0, 0)))  # at the place `size`
-    scale = 1 / (1 - input_rate)
+    scale = jnp.asarray(1 / (1 - input_rate), masks.dtype)
 
     def only(most_listed: int, most_kept: int) -> Callable[..., Array]:
         def apply(mask: Array, last: Array, places: Array, order: Array) -> Array:
@@ -180,7 +182,7 @@ def _usual_sizes(total: int, share: float, widths: Sequence[int] = (0, 1, 3)) ->
     largest is nearly always enough."""
     mean, deviation = total * share, math.sqrt(total * share * (1 - share))
     steps = {math.ceil((mean + width * deviation) / _STEP) for width in widths}
-    return sorted(step * _STEP for step in steps if step * _STEP < total) or [total]
+    return sorted(step * _STEP for step in steps if step * _STEP < total)
 
 
 def _first_that_holds(sizes: list[int], numbers: Array) -> Array:
