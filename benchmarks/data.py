@@ -14,7 +14,8 @@ NUM_CLASSES = 10
 # Multiplications and additions of the layers of `model`, for one image (the dense ones for one
 # posterior sample).
 FIRST_CONVOLUTION, SECOND_CONVOLUTION = 2 * 25 * 25 * 32 * 16, 2 * 22 * 22 * 32 * 512
-DENSE = 2 * (3872 * 128 + 128 * 10)
+FIRST_DENSE, LAST_DENSE = 2 * 3872 * 128, 2 * 128 * 10
+DENSE = FIRST_DENSE + LAST_DENSE
 
 
 @functools.cache

@@ -28,8 +28,7 @@ from benchmarks.measure import OURS, Case
 CONVOLUTIONS = data.FIRST_CONVOLUTION + data.SECOND_CONVOLUTION  # of one image
 # On average, without the hidden units that a shared mask of rate 1/2 drops; and with only the
 # inputs that one of rate 1/4 drops, for which the product of all is taken once, too.
-DENSE_HALF, FIRST_DENSE = data.DENSE / 2, 2 * 3872 * 128
-DENSE_EIGHTH = FIRST_DENSE / 8 + (data.DENSE - FIRST_DENSE) / 2
+DENSE_HALF, DENSE_EIGHTH = data.DENSE / 2, data.FIRST_DENSE / 8 + data.LAST_DENSE / 2
 PRODUCT = 2_000, 3872, 640  # of the first dense layer, large: kept units of ten samples
 ALL_UNITS = "ours, all units"
 REDUCED = "specialist, without what is dropped"
@@ -96,7 +95,7 @@ def _compare(count: int, sizes: Sizes, found: peers.Peers) -> dict[str, Any]:
     flops = count * (CONVOLUTIONS + num_samples * data.DENSE)
     half = count * (CONVOLUTIONS + num_samples * DENSE_HALF)
     own = measure.without_speeds(timings)
-    products = count * (FIRST_DENSE + num_samples * DENSE_EIGHTH)
+    products = count * (data.FIRST_DENSE + num_samples * DENSE_EIGHTH)
     least = count * CONVOLUTIONS + products
     by_xla = [
         convolutions + products / speed
