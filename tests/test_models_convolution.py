@@ -163,6 +163,25 @@ def test_small_batches_change_nothing(count: int):
     np.testing.assert_allclose(found, function(x, kernel, bias), atol=1e-5)
 
 
+@on_cpu
+def test_small_batches_are_traced_once_for_each_form():
+    """For inputs of all sizes, and never with the form of another program."""
+    forms = []
+
+    def function(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if len(x) == 2:  # not what is traced for accelerators
+            forms.append(compilation.are_convolutions_plain())
+        return models.convolution(x, kernel)
+
+    batched = in_small_batches(function, 2)
+    kernel = jnp.ones((2, 2, 1, 3))
+    for plainly in (contextlib.nullcontext, compilation.plain_convolutions):
+        for count in (4, 6):
+            with plainly():
+                jax.eval_shape(lambda x: batched(x, kernel), jnp.ones((count, 3, 3, 1)))
+    assert forms == [False, True]
+
+
 @programs
 def test_of_several_kernels_at_once(jit: Callable):
     """As replicas are trained: one kernel and one batch each."""

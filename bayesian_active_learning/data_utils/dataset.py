@@ -10,6 +10,7 @@ import numpy as np
 from bayesian_active_learning.types import Source
 
 _CHUNK = 4096  # rows looked at together, so that memory maps are never read whole
+_VALUES = 2**18  # of float64 looked at together: more leave the cache
 
 
 class DataError(ValueError):
@@ -81,13 +82,13 @@ def row_digests(inputs: Any, labels: np.ndarray) -> np.ndarray:
     Depends on values and dtype only, not on where or in which order they were stored.
     """
     digests = bytearray()
-    little_labels = np.asarray(labels).astype("<i4")
+    little_labels = np.asarray(labels).astype("<i4").reshape(-1, 1).view(np.uint8)
     for start in range(0, len(little_labels), _CHUNK):
-        chunk = _bytes_of_rows(inputs[start : start + _CHUNK])
-        for row, label in zip(chunk, little_labels[start : start + _CHUNK]):
-            digest = hashlib.blake2b(row.tobytes(), digest_size=16)
-            digest.update(label.tobytes())
-            digests += digest.digest()
+        part = slice(start, start + _CHUNK)
+        chunk = np.concatenate([_bytes_of_rows(inputs[part]), little_labels[part]], axis=1)
+        together, size = memoryview(chunk.tobytes()), chunk.shape[1]
+        for place in range(0, len(together), size):
+            digests += hashlib.blake2b(together[place : place + size], digest_size=16).digest()
     return np.frombuffer(bytes(digests), ">u8").reshape(-1, 2).astype(np.uint64)
 
 
@@ -305,7 +306,8 @@ def unit_norm(dataset: Dataset, rows: Any) -> Dataset:
 def moments(source: ScaledSource, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance `[C]` over all axes but the last, in float64, in two passes."""
     channels = source.shape[-1]
-    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    size = max(1, _VALUES // max(1, int(np.prod(source.shape[1:]))))
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def read(chunk: np.ndarray) -> np.ndarray:
         return source[chunk].astype(np.float64).reshape(-1, channels)

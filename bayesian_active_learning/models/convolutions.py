@@ -52,6 +52,7 @@ def _shifted(images: Array, kernel: Sequence[int]) -> list[Array]:
     ]
 
 
+@jax.jit  # traced once for a step forward and backward
 def _shifted_sum(images: Array, kernel: Array) -> Array:
     """Shifted images times weights, added up in one loop that a bias and ReLU join."""
     weights = kernel.reshape(-1, kernel.shape[3])
@@ -330,12 +331,16 @@ def in_small_batches(function: Callable[..., Array], size: int) -> Callable[...,
     def mapped(plain: bool) -> Callable[..., Array]:
         """One for each form of the convolutions: JAX finds what it has traced by its function."""
 
+        @jax.jit  # traced once for batches of all sizes
+        def of_part(images: Array, *parameters: Array) -> Array:
+            return function(images, *parameters)
+
         def in_parts(images: Array, *parameters: Array) -> Array:
             count, missing = len(images), -len(images) % size
             # A last part that is smaller would be a second program.
             images = jnp.pad(images, [(0, missing)] + [(0, 0)] * (images.ndim - 1))
             parts = images.reshape(-1, size, *images.shape[1:])
-            found = lax.map(lambda part: function(part, *parameters), parts)
+            found = lax.map(lambda part: of_part(part, *parameters), parts)
             return found.reshape(-1, *found.shape[2:])[:count]
 
         return in_parts

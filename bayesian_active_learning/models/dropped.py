@@ -104,6 +104,7 @@ def _skipping(input_rate: float, rate: float) -> Callable[..., Array]:
     return with_derivative_of(_all_units, skipping)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # traced once
 def _of_one(rate: float, *arguments: Array) -> Array:
     """`_all_units` for units that are kept."""
     columns, _, mask, weights, bias, last = arguments
@@ -112,8 +113,8 @@ def _of_one(rate: float, *arguments: Array) -> Array:
     def only(size: int) -> Callable[[], Array]:
         def apply() -> Array:
             chosen = order[:size]
-            hidden = (weights.T[chosen] * mask) @ columns + bias[chosen][:, None]
-            return (last[chosen].T @ jax.nn.relu(hidden)).T
+            hidden = (_rows(weights.T, chosen) * mask) @ columns + _rows(bias, chosen)[:, None]
+            return (_rows(last, chosen).T @ jax.nn.relu(hidden)).T
 
         return apply
 
@@ -122,6 +123,7 @@ def _of_one(rate: float, *arguments: Array) -> Array:
     return lax.switch(_first_that_holds(sizes, count), branches)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _of_several(input_rate: float, rate: float, *arguments: Array) -> Array:
     """`[S, n, C]` of S posterior samples, with masks `[S, D]` and last layers `[S, U, C]`.
 
@@ -142,21 +144,22 @@ def _of_several(input_rate: float, rate: float, *arguments: Array) -> Array:
     find = functools.partial(jnp.nonzero, size=numbers_listed[-1], fill_value=size)
     places = jax.vmap(lambda which: find(which)[0].astype(jnp.int32))(listed)
     orders, counts = jax.vmap(_kept_first)(lasts)
+    lasts_kept, biases = jax.vmap(_rows)(lasts, orders), _rows(bias, orders)
     weights_and_zero = jnp.pad(weights, ((0, 1), (0, 0)))  # at the place `size`
     scale = jnp.asarray(1 / (1 - input_rate), masks.dtype)
 
     def only(most_listed: int, most_kept: int) -> Callable[..., Array]:
-        def apply(mask: Array, last: Array, places: Array, order: Array) -> Array:
+        def apply(places: Array, order: Array, last_kept: Array, bias: Array, *_: Array) -> Array:
             chosen, found = order[:most_kept], places[:most_listed]
-            rows = columns.at[jnp.minimum(found, size - 1)].get(mode="promise_in_bounds")
-            part = weights_and_zero[found].T[chosen] @ rows
-            total = whole[chosen] - part if subtract else part
-            hidden = jax.nn.relu(total * scale + bias[chosen][:, None])
-            return last[chosen].T @ hidden
+            part = _rows(_rows(weights_and_zero, found).T, chosen) @ _rows(columns, found)
+            total = _rows(whole, chosen) - part if subtract else part
+            hidden = jax.nn.relu(total * scale + bias[:most_kept, None])
+            return last_kept[:most_kept].T @ hidden
 
         return apply
 
-    def every(mask: Array, last: Array, places: Array, order: Array) -> Array:
+    def every(*own: Array) -> Array:
+        *_, mask, last = own
         return _all_units(columns, whole, mask, weights, bias, last).T
 
     branches = [only(*most) for most in itertools.product(numbers_listed, numbers_kept)]
@@ -166,9 +169,14 @@ def _of_several(input_rate: float, rate: float, *arguments: Array) -> Array:
     branch = jnp.where(holds, first * len(numbers_kept) + second, len(branches))
     outputs = lax.map(
         lambda own: lax.switch(own[0], [*branches, every], *own[1:]),
-        (branch, masks, lasts, places, orders),
+        (branch, places, orders, lasts_kept, biases, masks, lasts),
     )
     return outputs.swapaxes(1, 2)
+
+
+def _rows(values: Array, places: Array) -> Array:
+    """`values[places]`, where a place beyond the end is the last: less to trace and to compile."""
+    return values.at[places].get(mode="clip", wrap_negative_indices=False)
 
 
 def _kept_first(last: Array) -> tuple[Array, Array]:
